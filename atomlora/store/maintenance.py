@@ -1,0 +1,178 @@
+"""Looking after a store: `verify` reads every byte of every version, `gc` removes what no version needs."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+from atomlora.atom import Record
+from atomlora.errors import StoreError
+from atomlora.store.catalogue import Catalogue
+from atomlora.store.files import TEMPORARY, DamagedFileError, remove_temporaries, writing
+from atomlora.store.keys import read_keys
+from atomlora.store.manifest import Manifest, ManifestFolder, SegmentEntry
+from atomlora.store.objects import ObjectFolder
+from atomlora.store.segments import Place, read_record
+
+_CACHE_AGE_SECONDS = 3600.0
+
+
+class Problem(Record):
+    """Something wrong with a store: the file (relative to the store), what is wrong, what to do, and which
+    versions (newest first) it harms."""
+
+    file: str
+    reason: str
+    remedy: str
+    versions: tuple[str, ...]
+
+
+class VerifyReport(Record):
+    """What `verify` read, and what it found wrong; `versions` are newest first, `size_bytes` counts every
+    file once."""
+
+    versions: tuple[str, ...]
+    atoms: int
+    objects: int
+    size_bytes: int
+    problems: tuple[Problem, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything has the digest that it must have."""
+        return not self.problems
+
+
+class GcReport(Record):
+    """What `gc` removed (or would remove): objects by digest, and the bytes that this frees."""
+
+    removed: tuple[str, ...]
+    freed_bytes: int
+
+
+class Verifier:
+    """Reads everything that a version and its ancestors are made of, each byte once, and collects the
+    problems."""
+
+    def __init__(self, folder: Path, objects: ObjectFolder, manifests: ManifestFolder) -> None:
+        self._folder, self._objects, self._manifests = folder, objects, manifests
+        self._sizes: dict[str, int | None] = {}  # of objects that were hashed; None: damaged
+        self._reasons: dict[str, DamagedFileError] = {}
+        self._records: set[tuple[Place, str]] = set()
+        self._found: dict[tuple[str, str, str], list[str]] = {}
+
+    def run(self, version: str) -> VerifyReport:
+        """Verify `version` and its ancestors. Raises nothing for bad bytes: they are in the report."""
+        versions: list[str] = []
+        at: str | None = version
+        while at is not None:
+            versions.append(at)
+            try:
+                manifest = self._manifests.read(at)
+            except DamagedFileError as error:
+                self._note(error, at)
+                break
+            except StoreError as error:  # a newer format, or no permission
+                self._note(DamagedFileError(self._manifests.path(at), str(error)), at)
+                break
+            self._version(at, manifest)
+            at = manifest.parent
+        return VerifyReport(
+            versions=tuple(versions),
+            atoms=len(self._records),
+            objects=len(self._sizes),
+            size_bytes=sum(size for size in self._sizes.values() if size is not None),
+            problems=tuple(
+                Problem(file=file, reason=reason, remedy=remedy, versions=tuple(harmed))
+                for (file, reason, remedy), harmed in self._found.items()
+            ),
+        )
+
+    def _version(self, version: str, manifest: Manifest) -> None:
+        with self._noting(version):
+            records = self._catalogue(manifest)
+            atoms = sum(len(places) for places in records.values())
+            with self._noting(version):
+                self._intact(manifest.keys)
+                read_keys(self._objects, manifest.keys, atoms)
+            for entry in manifest.segments:
+                with self._noting(version):
+                    self._segment(entry, records.pop(entry.sha256, []))
+            if records:
+                path = self._objects.path(manifest.catalogue)
+                raise DamagedFileError(path, "names segments that its manifest does not list")
+
+    def _catalogue(self, manifest: Manifest) -> dict[str, list[tuple[Place, str, str]]]:
+        """(place, atom id, weights digest) of all atoms by segment."""
+        self._intact(manifest.catalogue)
+        records: dict[str, list[tuple[Place, str, str]]] = defaultdict(list)
+        for entry in Catalogue(self._objects, manifest.catalogue):
+            records[entry.segment].append((entry.place, entry.atom.id, entry.atom.weights_digest))
+        return records
+
+    def _segment(self, entry: SegmentEntry, records: list[tuple[Place, str, str]]) -> None:
+        self._intact(entry.sha256)
+        if self._sizes[entry.sha256] != entry.size_bytes:
+            raise DamagedFileError(
+                self._objects.path(entry.sha256), "has another size than its manifest says"
+            )
+        new = [record for record in records if (record[0], record[2]) not in self._records]
+        view = self._objects.map_unverified(entry.sha256) if new else None
+        for place, atom_id, digest in new:
+            assert view is not None
+            read_record(self._objects, view, place, atom_id, digest)
+            self._records.add((place, digest))
+
+    def _intact(self, digest: str) -> None:
+        """Hash an object if that was not done; DamagedFileError (again) when its bytes are wrong."""
+        if digest not in self._sizes:
+            try:
+                self._sizes[digest] = len(self._objects.map(digest))
+            except DamagedFileError as error:
+                self._sizes[digest], self._reasons[digest] = None, error
+        if digest in self._reasons:
+            raise self._reasons[digest]
+
+    @contextlib.contextmanager
+    def _noting(self, version: str) -> Iterator[None]:
+        """Put the block's DamagedFileError into the report."""
+        try:
+            yield
+        except DamagedFileError as error:
+            self._note(error, version)
+
+    def _note(self, error: DamagedFileError, version: str) -> None:
+        path = error.path
+        file = path.relative_to(self._folder).as_posix() if path.is_relative_to(self._folder) else str(path)
+        harmed = self._found.setdefault((file, error.reason, error.remedy), [])
+        if version not in harmed:
+            harmed.append(version)
+
+
+def collect_garbage(
+    folder: Path, objects: ObjectFolder, manifests: ManifestFolder, dry_run: bool = False
+) -> GcReport:
+    """Remove objects that no manifest on disk reaches, among them segments staged by an interrupted compile,
+    and temporary files. The caller holds the lock.
+
+    Every manifest counts, not only HEAD's ancestors, so nothing that any version could need is lost; a
+    manifest that cannot be read stops everything (CorruptStoreError), because what it needs is then unknown.
+    """
+    reached = {digest for version in manifests.versions() for digest in manifests.read(version).objects()}
+    freed, removed = 0, [digest for digest in objects.digests() if digest not in reached]
+    for digest in removed:
+        freed += objects.size(digest) if dry_run else objects.remove(digest)
+    if not dry_run:
+        for place in (folder, objects.folder, manifests.folder):
+            freed += remove_temporaries(place)
+        # Readers write caches without the lock: only what is surely abandoned may go.
+        for path in (folder / "cache").glob(f"{TEMPORARY}*"):
+            with writing(path):
+                status = path.stat()
+                if time.time() - status.st_mtime > _CACHE_AGE_SECONDS:
+                    path.unlink(missing_ok=True)
+                    freed += status.st_size
+    return GcReport(removed=tuple(removed), freed_bytes=freed)

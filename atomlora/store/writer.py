@@ -1,0 +1,248 @@
+"""The one writer of a store: stages segments durably as training goes on, then commits a version in one
+step."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from atomlora.atom import Atom, Target, record_size
+from atomlora.errors import CorruptStoreError, StoreError
+from atomlora.store.catalogue import Catalogue, Entry, write_catalogue
+from atomlora.store.files import DamagedFileError, reading, remove_temporaries, replace_durably
+from atomlora.store.keys import write_keys
+from atomlora.store.layout import read_head
+from atomlora.store.lock import WriterLock
+from atomlora.store.manifest import Manifest, ManifestFolder, ModelName, SegmentEntry
+from atomlora.store.objects import ObjectFolder
+from atomlora.store.segments import Place, read_record, read_segment, write_segment
+from atomlora.store.store import Store
+
+_logger = logging.getLogger(__name__)
+
+
+class StoreWriter:
+    """Use as `with Store.writer(path) as writer`. Not thread-safe. What `write_segment` returned from
+    survives any crash; what `commit` returned from is the current version."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.head: Manifest | None = None
+        """The version that a commit will have as its parent; None in a new store."""
+        self._objects = ObjectFolder(path / "objects")
+        self._manifests = ManifestFolder(path / "manifests")
+        self._lock: WriterLock | None = None
+        self._scanned = False
+        self._atoms: dict[str, Atom] = {}
+        self._places: dict[tuple[str, str], Place] = {}  # by atom id and weights digest
+        self._segments: dict[str, SegmentEntry] = {}
+
+    def __enter__(self) -> StoreWriter:
+        Store.create(self.path)
+        lock = WriterLock(self.path / "lock")
+        lock.__enter__()
+        try:
+            for folder in (self.path, self._objects.folder, self._manifests.folder):
+                remove_temporaries(folder)  # of writers that were killed: the lock says that none is alive
+            self.head = self._read_head()
+        except BaseException:
+            lock.__exit__()
+            raise
+        self._lock = lock
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            lock.__exit__()
+
+    def finished(self) -> dict[str, Atom]:
+        """Every atom in a segment on disk, by id: of the current version, of older ones, or staged by an
+        interrupted run. Atoms whose segment is missing or damaged are left out, with a warning, so that they
+        are trained anew."""
+        self._require_open()
+        self._scan()
+        return dict(self._atoms)
+
+    def weights(self, atom: Atom) -> np.ndarray:
+        """The record of an atom that `finished` knows or `write_segment` wrote: uint16 (n,), read-only,
+        verified."""
+        self._require_open()
+        place = self._place(atom)
+        view = self._objects.map_unverified(place.segment)
+        return read_record(self._objects, view, place, atom.id, atom.weights_digest)
+
+    def write_segment(self, items: Sequence[tuple[Atom, np.ndarray]]) -> str:
+        """Stage trained atoms with their records (bfloat16 as uint16 (n,)); returns the segment's digest.
+
+        The segment is durable on return, whether or not a commit follows. Raises StoreError, with nothing
+        left on disk, when the disk fails or an item is not right (see `segments.write_segment`).
+        """
+        self._require_open()
+        digest, placed = write_segment(self._objects, items)
+        self._scan()
+        self._add(digest, placed)
+        return digest
+
+    def commit(
+        self,
+        atoms: Sequence[Atom],
+        keys: tuple[np.ndarray, np.ndarray],
+        *,
+        base: ModelName | Mapping[str, str],
+        embedder: ModelName | Mapping[str, str],
+        settings: Mapping[str, Any],
+        recipe: str,
+        targets: Sequence[Target],
+        message: str = "",
+        calibration: Mapping[str, Any] | None = None,
+        stats: Mapping[str, Any] | None = None,
+        created: str | None = None,
+    ) -> Manifest:
+        """Make `atoms` (in this order: position = index) the current version, and return its manifest.
+
+        `keys` are embeddings float32 (n, d) and positions int32 (n,). Provenances and labels are taken from
+        `atoms` as they are given; the weights must have been staged, now or earlier. Raises StoreError
+        otherwise, or when the disk fails: then the version before stays the current one, unless only the very
+        last fsync failed.
+        """
+        self._require_open()
+        entries = [self._entry(atom, tuple(targets)) for atom in atoms]
+        if twice := [atom_id for atom_id, count in Counter(atom.id for atom in atoms).items() if count > 1]:
+            raise StoreError(f"atom {twice[0][:12]} comes twice in one version")
+        used = dict.fromkeys(entry.segment for entry in entries)
+        manifest = Manifest(
+            parent=self.head.version if self.head is not None else None,
+            created=created or datetime.now(UTC).isoformat(timespec="seconds"),
+            message=message,
+            base=ModelName.model_validate(base),
+            embedder=ModelName.model_validate(embedder),
+            settings=dict(settings),
+            recipe=recipe,
+            targets=tuple(targets),
+            segments=tuple(self._segments[digest] for digest in used),
+            catalogue=write_catalogue(self._objects, entries),
+            keys=write_keys(self._objects, *keys, atoms=len(entries)),
+            calibration=dict(calibration or {}),
+            stats=dict(stats or {}),
+        )
+        written = self._manifests.write(manifest)
+        replace_durably(self.path / "HEAD", f"{written.version}\n".encode())
+        self.head = written
+        return written
+
+    def _require_open(self) -> None:
+        if self._lock is None:
+            raise StoreError(f"{self.path}: the writer is not open; use `with Store.writer(path) as writer`")
+
+    def _read_head(self) -> Manifest | None:
+        try:
+            version = read_head(self.path)
+        except DamagedFileError as error:
+            if (self.path / "HEAD").exists():
+                raise
+            _logger.warning("%s; starting a new history", error)  # all versions stay, and are found by name
+            return None
+        return self._manifests.read(version) if version is not None else None
+
+    def _place(self, atom: Atom) -> Place:
+        self._scan()
+        place = self._places.get((atom.id, atom.weights_digest))
+        if place is None:
+            raise StoreError(
+                f"{self.path}: atom {atom.id[:12]} has no weights in the store; "
+                "hand them to write_segment first"
+            )
+        return place
+
+    def _entry(self, atom: Atom, targets: tuple[Target, ...]) -> Entry:
+        place, size = self._place(atom), 2 * record_size(atom.rank, targets)
+        if place.size != size:
+            raise StoreError(
+                f"atom {atom.id[:12]}: its record has {place.size} bytes, but rank {atom.rank} and the "
+                f"targets ask for {size}"
+            )
+        return Entry(atom=atom, segment=place.segment, offset=place.offset, size=place.size)
+
+    def _scan(self) -> None:
+        """Learn what is on disk, once: first the current version, whose say counts, then all other
+        segments."""
+        if self._scanned:
+            return
+        self._scanned = True
+        complete = self._scan_head() if self.head is not None else set()
+        others = {digest for digest in self._objects.digests() if digest not in complete | self._foreign()}
+        for digest in sorted(others, key=self._age):
+            try:
+                placed = read_segment(self._objects, digest)
+            except CorruptStoreError as error:
+                _logger.warning("%s; its atoms do not count", error)
+                self._forget(digest)
+                continue
+            if placed is not None:
+                self._add(
+                    digest, [item for item in placed if item[0].id not in self._atoms], count=len(placed)
+                )
+
+    def _scan_head(self) -> set[str]:
+        """Learn the current version's atoms; returns its segments of which no other atom is left to learn."""
+        assert self.head is not None
+        sizes = {segment.sha256: segment for segment in self.head.segments if self._has(segment)}
+        counts: Counter[str] = Counter()
+        for entry in Catalogue(self._objects, self.head.catalogue):
+            counts[entry.segment] += 1
+            if entry.segment in sizes:
+                self._atoms[entry.atom.id] = entry.atom
+                self._places[entry.atom.id, entry.atom.weights_digest] = entry.place
+        self._segments.update(sizes)
+        return {digest for digest, segment in sizes.items() if counts[digest] == segment.atoms}
+
+    def _has(self, segment: SegmentEntry) -> bool:
+        try:
+            if self._objects.size(segment.sha256) == segment.size_bytes:
+                return True
+            raise DamagedFileError(
+                self._objects.path(segment.sha256), "has another size than its manifest says"
+            )
+        except CorruptStoreError as error:
+            _logger.warning("%s; its atoms do not count", error)
+            return False
+
+    def _foreign(self) -> set[str]:
+        """Objects that are known to be no segments."""
+        found: set[str] = set()
+        for version in self._manifests.versions():
+            try:
+                manifest = self._manifests.read(version)
+            except StoreError as error:
+                _logger.warning("%s", error)
+                continue
+            found |= {manifest.catalogue, manifest.keys}
+        return found
+
+    def _age(self, digest: str) -> tuple[int, str]:
+        path = self._objects.path(digest)
+        with reading(path):
+            return path.stat().st_mtime_ns, digest
+
+    def _add(self, digest: str, placed: list[tuple[Atom, Place]], count: int | None = None) -> None:
+        size = self._objects.size(digest)
+        self._segments[digest] = SegmentEntry(sha256=digest, size_bytes=size, atoms=count or len(placed))
+        for atom, place in placed:
+            self._atoms[atom.id] = atom
+            self._places[atom.id, atom.weights_digest] = place
+
+    def _forget(self, digest: str) -> None:
+        """Take back what the current version said of a segment that turned out damaged."""
+        gone = [key for key, place in self._places.items() if place.segment == digest]
+        for key in gone:
+            del self._places[key]
+            if (atom := self._atoms.get(key[0])) is not None and atom.weights_digest == key[1]:
+                del self._atoms[key[0]]
+        self._segments.pop(digest, None)
