@@ -1,0 +1,42 @@
+"""Applying many small adapters at once: `out[t] += sum_j w[t,j] * s_j * B_j (A_j x[t])`.
+
+Import light: torch and numba are loaded when a name below is first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from atomlora.kernels.dispatch import available_backends, sum_delta, use_backend, warm_up
+    from atomlora.kernels.pools import AdapterPool, FactorPool, PoolStats
+
+_HOMES = {
+    "available_backends": "dispatch",
+    "sum_delta": "dispatch",
+    "use_backend": "dispatch",
+    "warm_up": "dispatch",
+    "AdapterPool": "pools",
+    "FactorPool": "pools",
+    "PoolStats": "pools",
+}
+
+__all__ = [
+    "AdapterPool",
+    "FactorPool",
+    "PoolStats",
+    "available_backends",
+    "sum_delta",
+    "use_backend",
+    "warm_up",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value

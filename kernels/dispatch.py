@@ -1,0 +1,132 @@
+"""`sum_delta` and the choice of the backend that runs it.
+
+`backend="auto"` takes the fastest backend that can run the call and falls back to the reference, which is logged once
+per reason; a backend asked for by name runs or raises. The environment variable ATOMLORA_KERNEL, or `use_backend` in a
+test, puts a name in the place of "auto".
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from atomlora.errors import BackendError
+from atomlora.kernels import reference
+from atomlora.kernels.pools import FactorPool
+
+_log = logging.getLogger(__name__)
+
+# A backend's `run` does the work and returns None, or touches nothing and says why it cannot.
+Run = Callable[
+    [torch.Tensor, FactorPool, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None], str | None
+]
+
+
+def _numba() -> Run:
+    from atomlora.kernels import numba_cpu
+
+    return numba_cpu.run
+
+
+def _reference() -> Run:
+    return reference.run
+
+
+# In order of preference; the reference is last because it runs everything.
+_LOADERS: dict[str, Callable[[], Run]] = {"numba": _numba, "reference": _reference}
+_loaded: dict[str, Run | None] = {}
+_missing: dict[str, str] = {}
+_told: set[str] = set()
+_forced: str | None = os.environ.get("ATOMLORA_KERNEL") or None
+
+
+def sum_delta(
+    x: torch.Tensor,
+    pool: FactorPool,
+    slots: torch.Tensor,
+    weights: torch.Tensor,
+    *,
+    out: torch.Tensor,
+    rows: torch.Tensor | None = None,
+    backend: str = "auto",
+) -> torch.Tensor:
+    """`out[t] += sum_j weights[t,j] * scaling[s] * Bt[s].T @ (A[s] @ x[t])`, s = slots[t,j], in place; returns `out`.
+
+    x (T, d_in) and out (T, d_out) in the model's dtype, rows of any stride; pool A (S, r, d_in), Bt (S, r, d_out),
+    scaling (S,); slots (T, k) int32 with negative = empty; weights (T, k) float32. Sums run in float32. Rows are
+    independent: different adapters, weights and counts per row, duplicates add up, and a row whose slots are all empty
+    or weigh exactly zero keeps every bit.
+
+    `rows` (n,) int64 (distinct) limits the work to those rows of x and out; slots and weights then are (n, k), in the
+    order of `rows`.
+
+    Raises ValueError for shapes that do not fit, IndexError (on CPU) for slots outside the pool, and BackendError for
+    a backend asked for by name that is unknown or cannot run this call.
+    """
+    name = _forced if backend == "auto" and _forced is not None else backend
+    if name != "auto":
+        reason = _named(name)(x, pool, slots, weights, out, rows)
+        if reason is not None:
+            raise BackendError(f"kernel backend {name!r} cannot run this: {reason}; use backend='auto'")
+        return out
+    for choice in _LOADERS:
+        run = _loaded[choice] if choice in _loaded else _load(choice)
+        if run is None:
+            continue
+        reason = run(x, pool, slots, weights, out, rows)
+        if reason is None:
+            return out
+        if reason not in _told and x.is_cpu:  # off the CPU no one expects the CPU kernel
+            _told.add(reason)
+            _log.info("kernel backend %s passes: %s", choice, reason)
+    raise BackendError("no kernel backend can run this call")
+
+
+def available_backends() -> tuple[str, ...]:
+    """Names of the backends that import here, the preferred first."""
+    return tuple(name for name in _LOADERS if (_loaded[name] if name in _loaded else _load(name)) is not None)
+
+
+def warm_up(dtype: torch.dtype = torch.bfloat16) -> None:
+    """Compile, or load from the cache on disk, what a first call would, for pools of `dtype` on the CPU."""
+    if _forced not in (None, "numba") or "numba" not in available_backends():
+        return
+    from atomlora.kernels import numba_cpu
+
+    numba_cpu.warm_up(dtype)
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Within the block `backend="auto"` means `name`, in every thread (for tests and measurements)."""
+    global _forced
+    _named(name)
+    before, _forced = _forced, name
+    try:
+        yield
+    finally:
+        _forced = before
+
+
+def _named(name: str) -> Run:
+    if name not in _LOADERS:
+        known = ", ".join(("auto", *_LOADERS))
+        raise BackendError(f"kernel backend {name!r} is unknown (also in ATOMLORA_KERNEL); use one of {known}")
+    run = _loaded[name] if name in _loaded else _load(name)
+    if run is None:
+        raise BackendError(f"kernel backend {name!r} cannot be loaded: {_missing[name]}; install it or use 'auto'")
+    return run
+
+
+def _load(name: str) -> Run | None:
+    try:
+        _loaded[name] = _LOADERS[name]()
+    except (ImportError, OSError) as error:  # OSError: a shared library that the package needs is absent
+        _loaded[name] = None
+        _missing[name] = str(error)
+        _log.warning("kernel backend %s cannot be loaded (%s); slower ones stand in", name, error)
+    return _loaded[name]

@@ -1,0 +1,153 @@
+"""The `numba` backend: `sum_delta` on CPU tensors.
+
+At decode a call is a few microseconds of arithmetic, so nothing here is a tensor operation on the usual path: sizes
+and addresses are read, and one call goes into compiled code, which releases the GIL.
+"""
+
+from __future__ import annotations
+
+import importlib
+import threading
+
+import numba
+import torch
+
+from atomlora.kernels import numba_loops
+from atomlora.kernels.pools import FactorPool
+from atomlora.kernels.reference import check_shapes
+
+# Multiply-adds below which a parallel region costs more than it saves: a barrier takes 5 to 50 microseconds, in which
+# one core does about this much.
+_PARALLEL_WORK = 1 << 20
+
+_SERIAL = {torch.float32: numba_loops.serial_float32, torch.bfloat16: numba_loops.serial_bfloat16}
+_PARALLEL = {torch.float32: numba_loops.parallel_float32, torch.bfloat16: numba_loops.parallel_bfloat16}
+_float32, _int32 = torch.float32, torch.int32
+_may_split: bool | None = None
+_first_call = threading.Lock()
+
+
+def run(
+    x: torch.Tensor,
+    pool: FactorPool,
+    slots: torch.Tensor,
+    weights: torch.Tensor,
+    out: torch.Tensor,
+    rows: torch.Tensor | None = None,
+) -> str | None:
+    """Do `sum_delta` (contract in `dispatch.sum_delta`) and return None, or touch nothing and return why not.
+
+    Raises ValueError for shapes that do not fit together and IndexError for a slot outside the pool or a row outside x.
+    """
+    A, Bt, scaling = pool
+    reason = _refusal(x, A, Bt, scaling, out)
+    if reason is not None:
+        return reason
+    try:
+        size, rank, d_in = A.shape
+        d_out = Bt.shape[2]
+        count, k = shape = slots.shape
+        places, width = x.shape
+    except (ValueError, IndexError):
+        check_shapes(x, pool, slots, weights, out, rows)
+        raise
+    if (
+        (count != places and rows is None)
+        or width != d_in
+        or weights.shape != shape
+        or out.shape != (places, d_out)
+        or Bt.shape != (size, rank, d_out)
+        or scaling.shape[0] != size
+    ):
+        check_shapes(x, pool, slots, weights, out, rows)
+    rows_at = 0
+    if rows is not None:
+        check_shapes(x, pool, slots, weights, out, rows)
+        rows = rows.to(torch.int64).contiguous()
+        rows_at = rows.data_ptr()
+    if count == 0 or k == 0:
+        return None
+    if slots.dtype is not _int32 or not slots.is_contiguous():
+        slots = slots.to(_int32).contiguous()
+    if weights.dtype is not _float32 or not weights.is_contiguous():
+        weights = weights.to(_float32).contiguous()
+    dx, step = x.stride()
+    if step != 1:
+        x = x.contiguous()
+        dx = d_in
+    dy, step = out.stride()
+    target = out
+    if step != 1:
+        target = out.contiguous()
+        dy = d_out
+    loops, threads = _SERIAL, 1
+    if count * k * rank * (d_in + d_out) >= _PARALLEL_WORK:
+        threads = _threads()
+        if threads > 1:
+            loops = _PARALLEL
+    fault = loops[A.dtype](
+        x.data_ptr(), dx, target.data_ptr(), dy, rows_at, places, A.data_ptr(), Bt.data_ptr(), size, rank, d_in, d_out,
+        scaling.data_ptr(), slots.data_ptr(), weights.data_ptr(), count, k, threads,
+    )  # fmt: skip
+    if fault != -1:
+        if fault == -2:
+            raise IndexError(f"rows name a row outside x, which has {places}")
+        raise IndexError(f"slots[{fault // k}, {fault % k}] lies outside the pool, which has {size} slots")
+    if target is not out:
+        out.copy_(target)
+    return None
+
+
+def warm_up(dtype: torch.dtype) -> None:
+    """Compile the loops for a storage dtype, or load them from Numba's cache; parallel ones if torch has threads."""
+    A = torch.zeros((1, 1, 1), dtype=dtype)
+    none = torch.full((1, 1), -1, dtype=_int32)
+    ends, weights, scaling = torch.zeros(2, 1), torch.zeros(1, 1), torch.zeros(1)
+    threads = _threads()
+    with _first_call:
+        for loops in (_SERIAL, _PARALLEL) if threads > 1 else (_SERIAL,):
+            loops[dtype](
+                ends[0].data_ptr(), 1, ends[1].data_ptr(), 1, 0, 1, A.data_ptr(), A.data_ptr(), 1, 1, 1, 1,
+                scaling.data_ptr(), none.data_ptr(), weights.data_ptr(), 1, 1, threads,
+            )  # fmt: skip
+
+
+def _refusal(
+    x: torch.Tensor, A: torch.Tensor, Bt: torch.Tensor, scaling: torch.Tensor, out: torch.Tensor
+) -> str | None:
+    if not (x.is_cpu and out.is_cpu and A.is_cpu):
+        return "the tensors are not on the CPU"
+    if x.dtype is not _float32 or out.dtype is not _float32:
+        return f"activations are {x.dtype} and {out.dtype}, not float32"
+    if A.dtype not in _SERIAL or Bt.dtype is not A.dtype or scaling.dtype is not _float32:
+        return f"the pool is stored as {A.dtype}, not float32 or bfloat16"
+    if not (A.is_contiguous() and Bt.is_contiguous() and scaling.is_contiguous()):
+        return "the pool's tensors are not contiguous"
+    if torch.is_grad_enabled() and (x.requires_grad or out.requires_grad or A.requires_grad or Bt.requires_grad):
+        return "a gradient is asked for"
+    return None
+
+
+def _threads() -> int:
+    """Threads to split over: as many as torch may use, or 1 where Numba has no layer that bears concurrent callers."""
+    global _may_split
+    if _may_split is None:
+        _may_split = _has_threadsafe_layer()
+    threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS) if _may_split else 1
+    if threads > 1:
+        numba.set_num_threads(threads)
+    return threads
+
+
+def _has_threadsafe_layer() -> bool:
+    """True for TBB or OpenMP. The third layer, workqueue, aborts the process when two threads use it at once."""
+    asked = str(numba.config.THREADING_LAYER)
+    if asked == "workqueue":
+        return False
+    for name in ("tbbpool", "omppool"):
+        try:
+            importlib.import_module(f"numba.np.ufunc.{name}")
+        except ImportError:
+            continue
+        return True
+    return False
