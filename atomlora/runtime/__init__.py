@@ -1,0 +1,2 @@
+"""Atoms on a Hugging Face model at inference: what a request carries (`composition`) and where it acts
+(`mount`)."""
