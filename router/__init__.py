@@ -1,0 +1,53 @@
+"""Which atoms matter to a question, how much, and whether any does.
+
+    embedder = load_embedder("minilm")
+    calibration = fit_calibration(embedder, embeddings, positions, texts)
+    router = Router(embedder, embeddings, positions, atom_ids, texts, calibration)
+    router.route("When was the ferry built?")
+
+The names below are loaded when first used: importing this package costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from atomlora.router.calibrate import Calibration, fit_calibration
+    from atomlora.router.embedder import DEFAULT_EMBEDDER, Embedder, load_embedder
+    from atomlora.router.general_questions import GENERAL_QUESTIONS
+    from atomlora.router.router import Route, RoutedAtom, Router
+    from atomlora.router.settings import RouterSettings
+
+_HOMES = {
+    "Calibration": "calibrate",
+    "fit_calibration": "calibrate",
+    "DEFAULT_EMBEDDER": "embedder",
+    "Embedder": "embedder",
+    "load_embedder": "embedder",
+    "GENERAL_QUESTIONS": "general_questions",
+    "Route": "router",
+    "RoutedAtom": "router",
+    "Router": "router",
+    "RouterSettings": "settings",
+}
+
+__all__ = [
+    "DEFAULT_EMBEDDER",
+    "GENERAL_QUESTIONS",
+    "Calibration",
+    "Embedder",
+    "Route",
+    "RoutedAtom",
+    "Router",
+    "RouterSettings",
+    "fit_calibration",
+    "load_embedder",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

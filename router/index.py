@@ -1,0 +1,105 @@
+"""A FAISS index over the keys, and its cache file.
+
+The cache is never trusted: its first line carries a stamp (what it was built from) and the sha256 of the
+rest, both checked before FAISS sees a byte. Whatever does not fit is rebuilt.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FLAT_LIMIT = 100_000
+
+
+def index_type(count: int) -> str:
+    """FAISS factory string for `count` keys: exact up to `FLAT_LIMIT`, a navigable graph above."""
+    return "Flat" if count <= FLAT_LIMIT else "HNSW32,Flat"
+
+
+def build_index(embeddings: np.ndarray, kind: str | None = None) -> Any:
+    """A FAISS inner-product index over float32 (n, d); `kind` defaults to `index_type(n)`."""
+    import faiss
+
+    index = faiss.index_factory(
+        embeddings.shape[1], kind or index_type(len(embeddings)), faiss.METRIC_INNER_PRODUCT
+    )
+    index.add(np.ascontiguousarray(embeddings, np.float32))
+    return index
+
+
+def search_index(index: Any, vectors: np.ndarray, count: int) -> np.ndarray:
+    """int64 (n, min(count, keys)) key numbers, nearest first; -1 where the index found fewer."""
+    if not len(vectors) or not index.ntotal:
+        return np.zeros((len(vectors), 0), np.int64)
+    found: np.ndarray = index.search(np.ascontiguousarray(vectors, np.float32), min(count, index.ntotal))[1]
+    return found
+
+
+def key_stamp(embeddings: np.ndarray) -> str:
+    """sha256 (hex) of the keys and of how they are indexed: equal stamps mean the same index."""
+    kind = index_type(len(embeddings))
+    digest = hashlib.sha256(f"{kind} {embeddings.shape}".encode())
+    digest.update(np.ascontiguousarray(embeddings, np.float32).data)
+    return digest.hexdigest()
+
+
+def open_index(embeddings: np.ndarray, path: Path | None = None, stamp: str | None = None) -> Any:
+    """The index over the keys: from the cache at `path` where it is whole and bears `stamp`, else built (and
+    cached).
+
+    `stamp` defaults to `key_stamp(embeddings)`; a store passes the digest of its keys, which it knows
+    already. A cache that cannot be written (a read-only store) is no error.
+    """
+    if path is None:
+        return build_index(embeddings)
+    stamp = stamp or key_stamp(embeddings)
+    index = _load(path, stamp, embeddings.shape)
+    if index is None:
+        index = build_index(embeddings)
+        with contextlib.suppress(OSError):
+            save_index(index, path, stamp)
+    return index
+
+
+def save_index(index: Any, path: Path, stamp: str) -> None:
+    """Writes header line and FAISS bytes beside `path`, then renames: readers see the old file or the whole
+    new one."""
+    import faiss
+
+    data = faiss.serialize_index(index).tobytes()
+    header = json.dumps({"stamp": stamp, "sha256": hashlib.sha256(data).hexdigest()}).encode() + b"\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(header)
+            stream.write(data)
+        os.replace(name, path)
+    except OSError:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _load(path: Path, stamp: str, shape: tuple[int, ...]) -> Any | None:
+    try:
+        header_line, _, data = path.read_bytes().partition(b"\n")
+        header = json.loads(header_line)
+    except (OSError, ValueError):
+        return None
+    if not isinstance(header, dict) or header.get("stamp") != stamp:
+        return None
+    if header.get("sha256") != hashlib.sha256(data).hexdigest():
+        return None
+    import faiss
+
+    index = faiss.deserialize_index(np.frombuffer(data, np.uint8))
+    # a stamp handed in by the caller may be right while the keys are not: never search another set of keys
+    return index if (index.ntotal, index.d) == shape else None

@@ -1,0 +1,109 @@
+"""From a question to the atoms that matter to it: `Router.route`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from atomlora.errors import StoreError, UsageError
+from atomlora.router.calibrate import Calibration
+from atomlora.router.embedder import Embedder
+from atomlora.router.scores import Candidates, Scorer
+from atomlora.router.settings import RouterSettings
+
+
+class RoutedAtom(BaseModel):
+    """An atom with its gate `weight` in [0, 1] and its fused `score` (see `atomlora.router.scores`)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    weight: float
+    score: float
+
+
+class Route(BaseModel):
+    """The atoms for a question, best first; none where the router `abstained`. `confidence`: P(the store
+    covers it)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    question: str
+    atoms: tuple[RoutedAtom, ...]
+    abstained: bool
+    confidence: float
+
+
+class Router:
+    """Routes questions over one version of a store. Holds no state of any question; threads may share it.
+
+    `embeddings` float32 (n, d) unit rows, `positions` int32 (n,) index into `atom_ids`, `texts` (n) the key
+    texts; `cache` is a file for the FAISS index, `stamp` what it must be built from (default: a digest of the
+    embeddings). Raises StoreError when these do not fit together or not to the embedder.
+    """
+
+    def __init__(
+        self,
+        embedder: Embedder,
+        embeddings: np.ndarray,
+        positions: np.ndarray,
+        atom_ids: Sequence[str],
+        texts: Sequence[str],
+        calibration: Calibration | None = None,
+        settings: RouterSettings | None = None,
+        *,
+        cache: Path | None = None,
+        stamp: str | None = None,
+    ) -> None:
+        if len(embeddings) and embeddings.shape[1:] != (embedder.dimension,):
+            raise StoreError(
+                f"keys of shape {embeddings.shape} do not fit embedder {embedder.name!r} of dimension "
+                f"{embedder.dimension}; open the store with the embedder it was compiled with"
+            )
+        self.embedder = embedder
+        self.atom_ids = tuple(atom_ids)
+        self.calibration = calibration or Calibration()
+        self.settings = settings or RouterSettings()
+        self.scorer = Scorer(embeddings, positions, texts, len(self.atom_ids), self.settings, cache, stamp)
+
+    def route(self, question: str, top_k: int | None = None) -> Route:
+        """The route of one question; `top_k` (default: the setting) bounds the number of atoms.
+
+        Raises UsageError for an empty question or `top_k` < 1.
+        """
+        return self.route_batch([question], top_k)[0]
+
+    def route_batch(self, questions: Sequence[str], top_k: int | None = None) -> list[Route]:
+        """Routes of several questions, each as `route` gives it; they are embedded together."""
+        limit = self.settings.top_k if top_k is None else top_k
+        if limit < 1:
+            raise UsageError(f"--top-k must be at least 1, not {limit}")
+        for number, question in enumerate(questions):
+            if not question.strip():
+                raise UsageError(
+                    f"question {number + 1} of {len(questions)} is empty; give a question to route"
+                )
+        vectors = self.embedder.encode([question.strip() for question in questions])
+        scored = self.scorer.score_batch(questions, vectors)
+        return [
+            self._route(question, candidates, limit)
+            for question, candidates in zip(questions, scored, strict=True)
+        ]
+
+    def _route(self, question: str, candidates: Candidates, limit: int) -> Route:
+        confidence = self.calibration.confidence(candidates)
+        silent = self.settings.abstain and confidence < self.calibration.threshold
+        if silent or not len(candidates.atoms):
+            return Route(question=question, atoms=(), abstained=True, confidence=confidence)
+        weights = self.calibration.gates(candidates)
+        kept = [
+            RoutedAtom(id=self.atom_ids[atom], weight=float(weight), score=float(score))
+            for place, (atom, weight, score) in enumerate(
+                zip(candidates.atoms, weights, candidates.fused, strict=True)
+            )
+            if place == 0 or weight >= self.settings.min_weight
+        ]
+        return Route(question=question, atoms=tuple(kept[:limit]), abstained=False, confidence=confidence)

@@ -1,0 +1,208 @@
+"""Leave-one-out, the logistic fit, the conformal threshold and what the calibration promises."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from atomlora.router import GENERAL_QUESTIONS, Calibration, Router, RouterSettings, fit_calibration
+from atomlora.router.calibrate import DEFAULT_GATE, conformal_threshold, is_question, left_out_questions
+from atomlora.router.logistic import calibration_error, fit_logistic, probabilities
+from atomlora.router.scores import Candidates, Scorer
+
+numbers = st.floats(-1, 1, width=32)
+
+
+class LetterEmbedder:
+    """Hashed letter trigrams: similar spelling, similar vector. Deterministic and instant."""
+
+    name = "letters"
+    fingerprint = "letters-1"
+    dimension = 256
+
+    def encode(self, texts):
+        rows = np.zeros((len(texts), self.dimension), np.float32)
+        for row, text in zip(rows, texts, strict=True):
+            padded = f"  {text.lower()} "
+            for at in range(len(padded) - 2):
+                code = 0
+                for letter in padded[at : at + 3]:
+                    code = (code * 1009 + ord(letter)) % 1_000_003
+                row[code % self.dimension] += 1
+        return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
+
+
+NAMES = "Arden Brisk Calder Dovel Ember Fallow Garrow Hestle Ivar Jorun Kelda Lorne Marrin Norwen Osric Pell".split()
+FACTS = [("built", "shipyard"), ("painted", "colour"), ("captained", "master"), ("moored", "berth")]
+
+
+def small_store():
+    """64 atoms: (ship, fact), each keyed by a statement and two questions."""
+    texts, positions = [], []
+    for ship in NAMES:
+        for verb, noun in FACTS:
+            atom = positions[-1] + 1 if positions else 0
+            texts += [
+                f"The {noun} record says how the vessel {ship} was {verb}.",
+                f"What does the {noun} record of {ship} say?",
+                f"How was the {ship} {verb}?",
+            ]
+            positions += [atom] * 3
+    embeddings = LetterEmbedder().encode(texts)
+    return embeddings, np.array(positions, np.int32), texts
+
+
+def test_newton_finds_the_minimum() -> None:
+    random = np.random.default_rng(0)
+    features = random.normal(size=(400, 3))
+    truth = np.array([1.5, -2.0, 0.0, 0.5])
+    labels = random.random(400) < probabilities(features, truth)
+    found = fit_logistic(features, labels, np.zeros(4), strength=0.1)
+    design = np.column_stack([features, np.ones(400)])
+    gradient = design.T @ (probabilities(features, found) - labels) + 0.1 * found
+    assert np.abs(gradient).max() < 1e-3
+    assert np.abs(found - truth).max() < 0.6
+
+
+def test_without_rows_the_prior_stays_and_separable_rows_stay_finite() -> None:
+    prior = np.array(DEFAULT_GATE)
+    np.testing.assert_allclose(fit_logistic(np.zeros((0, 3)), np.zeros(0), prior), prior)
+    separable = fit_logistic(np.array([[-9.0], [9.0]]), np.array([0, 1]), np.zeros(2))
+    assert np.isfinite(separable).all()
+    assert separable[0] > 0
+
+
+def test_calibration_error_of_honest_and_of_boastful_chances() -> None:
+    random = np.random.default_rng(1)
+    chances = random.random(20_000)
+    labels = random.random(20_000) < chances
+    assert calibration_error(chances, labels) < 0.02
+    assert calibration_error(np.ones(10), np.zeros(10)) == 1.0
+    assert calibration_error(np.zeros(0), np.zeros(0)) == 0.0
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=300), st.floats(0.01, 0.5))
+def test_conformal_threshold_gives_up_no_more_than_alpha(confidences: list[float], alpha: float) -> None:
+    values = np.array(confidences)
+    assert np.mean(values < conformal_threshold(values, alpha)) <= alpha
+
+
+def test_conformal_threshold_holds_for_new_draws() -> None:
+    random = np.random.default_rng(2)
+    shares = []
+    for _ in range(300):
+        seen, new = random.beta(4, 2, 99), random.beta(4, 2, 200)
+        shares.append(np.mean(new >= conformal_threshold(seen, 0.05)))
+    assert 0.94 < np.mean(shares) < 0.97
+
+
+def test_questions_are_told_from_statements() -> None:
+    assert [is_question(t) for t in ("Who? ", "It was.", "", "谁？")] == [True, False, False, True]
+
+
+def test_left_out_keys_are_the_question_and_its_rewordings_only() -> None:
+    texts = [
+        "The hull is oak.",
+        "What is the hull made of?",
+        "What is the hull made of, then?",
+        "Who owns it?",
+    ]
+    embeddings = LetterEmbedder().encode([*texts, "What is the hull made of?"])
+    positions = np.array([0, 0, 0, 0, 1], np.int32)
+    asked = left_out_questions(embeddings, positions, np.array([False, True, True, True, True]), 99)
+    # key 4 is its atom's only key: nothing would be left to find
+    assert {q.key: set(q.without) for q in asked} == {1: {1, 2}, 2: {1, 2}, 3: {3}}
+    assert len(left_out_questions(embeddings, positions, np.array([False, True, True, True, True]), 2)) == 1
+
+
+def test_leaving_out_equals_a_store_without_the_keys() -> None:
+    embeddings, positions, texts = small_store()
+    exact = RouterSettings(dense_candidates=10_000, lexical_candidates=10_000)
+    whole = Scorer(embeddings, positions, texts, 64, exact)
+    for key in (1, 50, 191):
+        atom = int(positions[key])
+        without = frozenset({key})
+        kept = np.array([k for k in range(len(texts)) if k not in without])
+        smaller = Scorer(embeddings[kept], positions[kept], [texts[k] for k in kept], 64, exact)
+        # the mean document length is the one thing that leaving a key out does not redo
+        smaller.lexical.mean_length = whole.lexical.mean_length
+        want = smaller.score_batch([texts[key]], embeddings[key][None])[0]
+        got = whole.score_left_out(texts[key], embeddings[key], atom, without)
+        order, wanted = np.argsort(got.atoms), np.argsort(want.atoms)
+        np.testing.assert_array_equal(got.atoms[order], want.atoms[wanted])
+        for part in ("fused", "dense_max", "dense_mean", "lexical"):
+            np.testing.assert_allclose(getattr(got, part)[order], getattr(want, part)[wanted], atol=1e-5)
+        kept_in = whole.score_batch([texts[key]], embeddings[key][None])[0]
+        assert got.dense_max[got.atoms == atom] < kept_in.dense_max[kept_in.atoms == atom] - 0.05
+
+
+@pytest.mark.parametrize("atoms", [0, 1, 2])
+def test_stores_too_small_to_fit_keep_close_to_the_defaults(atoms: int) -> None:
+    embeddings, positions, texts = small_store()
+    kept = positions < atoms
+    short = [t for t, k in zip(texts, kept, strict=True) if k]
+    fitted = fit_calibration(LetterEmbedder(), embeddings[kept], positions[kept], short)
+    if atoms == 0:
+        assert fitted == Calibration()
+    for value in (*fitted.gate, *fitted.scope, fitted.threshold):
+        assert np.isfinite(value)
+    router = Router(
+        LetterEmbedder(), embeddings[kept], positions[kept], [str(a) for a in range(atoms)], short, fitted
+    )
+    route = router.route("How was the Arden built?")
+    assert route.abstained == (atoms == 0)
+
+
+def test_fit_is_deterministic_json_and_good_on_an_easy_store() -> None:
+    embeddings, positions, texts = small_store()
+    fitted = fit_calibration(LetterEmbedder(), embeddings, positions, texts)
+    assert fitted == fit_calibration(LetterEmbedder(), embeddings, positions, texts)
+    assert Calibration.model_validate_json(fitted.model_dump_json()) == fitted
+    assert fitted.stats["questions"] == 128
+    assert fitted.stats["negatives"] == len(GENERAL_QUESTIONS)
+    assert (
+        fitted.stats["loo_recall_at_1"] <= fitted.stats["loo_recall_at_4"] <= fitted.stats["loo_recall_at_8"]
+    )
+    assert fitted.stats["loo_recall_at_8"] > 0.9
+    assert fitted.stats["loo_abstained"] <= 0.05
+    assert fitted.stats["general_abstained"] > 0.9
+    assert fitted.stats["gate_ece"] < 0.05
+
+
+def candidates_of(scores: list[tuple[float, float, float]], weight: float = 1.0) -> Candidates:
+    table = np.array(scores, np.float32)
+    fused = table[:, 0] / 2 + table[:, 1] / 2 + np.float32(weight) * table[:, 2]
+    order = np.argsort(-fused, kind="stable")
+    parts = (fused[order], table[order, 0], table[order, 1], table[order, 2])
+    return Candidates(np.arange(len(table), dtype=np.int32), *parts)
+
+
+@settings(max_examples=60)
+@given(st.lists(st.tuples(numbers, numbers, st.floats(0, 1, width=32)), min_size=1, max_size=20))
+def test_gates_and_confidence_are_bounded(scores: list[tuple[float, float, float]]) -> None:
+    calibration = Calibration()
+    candidates = candidates_of(scores)
+    gates = calibration.gates(candidates)
+    assert gates.shape == (len(scores),)
+    assert ((gates >= 0) & (gates <= 1)).all()
+    assert 0 <= calibration.confidence(candidates) <= 1
+
+
+@given(numbers, numbers, st.floats(0, 1, width=32), st.floats(0, 0.5))
+def test_a_better_score_never_lowers_the_default_gate(
+    best: float, mean: float, lexical: float, more: float
+) -> None:
+    rest = [(0.4, 0.3, 0.2), (0.2, 0.2, 0.0)]
+    low, high = (
+        candidates_of([(best, mean, lexical), *rest]),
+        candidates_of([(best + more, mean, lexical), *rest]),
+    )
+    calibration = Calibration()
+    # the atom under test is the one whose lexical and dense parts we set
+    at = [int(np.flatnonzero(c.dense_mean == np.float32(mean))[0]) for c in (low, high)]
+    assert calibration.gates(high)[at[1]] >= calibration.gates(low)[at[0]] - 1e-9
+
+
+def test_calibration_refuses_unknown_fields() -> None:
+    with pytest.raises(ValueError, match="extra"):
+        Calibration.model_validate({"gain": 1})
