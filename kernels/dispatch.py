@@ -1,8 +1,8 @@
 """`sum_delta` and the choice of the backend that runs it.
 
-`backend="auto"` takes the fastest backend that can run the call and falls back to the reference, which is logged once
-per reason; a backend asked for by name runs or raises. The environment variable ATOMLORA_KERNEL, or `use_backend` in a
-test, puts a name in the place of "auto".
+`backend="auto"` takes the fastest backend that can run the call and falls back to the reference, which is
+logged once per reason; a backend asked for by name runs or raises. The environment variable ATOMLORA_KERNEL,
+or `use_backend` in a test, puts a name in the place of "auto".
 """
 
 from __future__ import annotations
@@ -54,18 +54,18 @@ def sum_delta(
     rows: torch.Tensor | None = None,
     backend: str = "auto",
 ) -> torch.Tensor:
-    """`out[t] += sum_j weights[t,j] * scaling[s] * Bt[s].T @ (A[s] @ x[t])`, s = slots[t,j], in place; returns `out`.
+    """In place, `out[t] += sum_j weights[t,j] * scaling[s] * Bt[s].T @ (A[s] @ x[t])` with s = slots[t,j].
 
-    x (T, d_in) and out (T, d_out) in the model's dtype, rows of any stride; pool A (S, r, d_in), Bt (S, r, d_out),
-    scaling (S,); slots (T, k) int32 with negative = empty; weights (T, k) float32. Sums run in float32. Rows are
-    independent: different adapters, weights and counts per row, duplicates add up, and a row whose slots are all empty
-    or weigh exactly zero keeps every bit.
+    x (T, d_in) and out (T, d_out) in the model's dtype, of any stride; pool A (S, r, d_in), Bt (S, r, d_out),
+    scaling (S,); slots (T, k) int32 with negative = empty; weights (T, k) float32. Sums run in float32. Rows
+    are independent: different adapters, weights and counts per row, duplicates add up, and a row whose slots
+    are all empty or weigh exactly zero keeps every bit. Returns `out`.
 
-    `rows` (n,) int64 (distinct) limits the work to those rows of x and out; slots and weights then are (n, k), in the
-    order of `rows`.
+    `rows` (n,) int64 (distinct) limits the work to those rows of x and out; slots and weights then have
+    n rows, in the order of `rows`.
 
-    Raises ValueError for shapes that do not fit, IndexError (on CPU) for slots outside the pool, and BackendError for
-    a backend asked for by name that is unknown or cannot run this call.
+    Raises ValueError for shapes that do not fit, IndexError (on CPU) for slots outside the pool, and
+    BackendError for a backend asked for by name that is unknown or cannot run this call.
     """
     name = _forced if backend == "auto" and _forced is not None else backend
     if name != "auto":
@@ -115,10 +115,10 @@ def use_backend(name: str) -> Iterator[None]:
 def _named(name: str) -> Run:
     if name not in _LOADERS:
         known = ", ".join(("auto", *_LOADERS))
-        raise BackendError(f"kernel backend {name!r} is unknown (also in ATOMLORA_KERNEL); use one of {known}")
+        raise BackendError(f"kernel backend {name!r} (option or ATOMLORA_KERNEL) is unknown; use {known}")
     run = _loaded[name] if name in _loaded else _load(name)
     if run is None:
-        raise BackendError(f"kernel backend {name!r} cannot be loaded: {_missing[name]}; install it or use 'auto'")
+        raise BackendError(f"kernel backend {name!r} cannot be loaded ({_missing[name]}); use 'auto'")
     return run
 
 

@@ -1,7 +1,8 @@
+# mypy: disable-error-code="attr-defined"
 """The `numba` backend: `sum_delta` on CPU tensors.
 
-At decode a call is a few microseconds of arithmetic, so nothing here is a tensor operation on the usual path: sizes
-and addresses are read, and one call goes into compiled code, which releases the GIL.
+At decode a call is a few microseconds of arithmetic, so nothing here is a tensor operation on the usual path:
+sizes and addresses are read, and one call goes into compiled code, which releases the GIL.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from atomlora.kernels import numba_loops
 from atomlora.kernels.pools import FactorPool
 from atomlora.kernels.reference import check_shapes
 
-# Multiply-adds below which a parallel region costs more than it saves: a barrier takes 5 to 50 microseconds, in which
-# one core does about this much.
+# Multiply-adds below which a parallel region costs more than it saves: a barrier takes 5 to 50 microseconds,
+# in which one core does about this much.
 _PARALLEL_WORK = 1 << 20
 
 _SERIAL = {torch.float32: numba_loops.serial_float32, torch.bfloat16: numba_loops.serial_bfloat16}
@@ -37,10 +38,11 @@ def run(
 ) -> str | None:
     """Do `sum_delta` (contract in `dispatch.sum_delta`) and return None, or touch nothing and return why not.
 
-    Raises ValueError for shapes that do not fit together and IndexError for a slot outside the pool or a row outside x.
+    Raises ValueError for shapes that do not fit together and IndexError for a slot outside the pool or a row
+    outside x.
     """
     A, Bt, scaling = pool
-    reason = _refusal(x, A, Bt, scaling, out)
+    reason = _refusal(x, A, Bt, scaling, weights, out)
     if reason is not None:
         return reason
     try:
@@ -86,8 +88,9 @@ def run(
         if threads > 1:
             loops = _PARALLEL
     fault = loops[A.dtype](
-        x.data_ptr(), dx, target.data_ptr(), dy, rows_at, places, A.data_ptr(), Bt.data_ptr(), size, rank, d_in, d_out,
-        scaling.data_ptr(), slots.data_ptr(), weights.data_ptr(), count, k, threads,
+        x.data_ptr(), dx, target.data_ptr(), dy, rows_at, places,
+        A.data_ptr(), Bt.data_ptr(), size, rank, d_in, d_out, scaling.data_ptr(),
+        slots.data_ptr(), weights.data_ptr(), count, k, threads,
     )  # fmt: skip
     if fault != -1:
         if fault == -2:
@@ -99,7 +102,7 @@ def run(
 
 
 def warm_up(dtype: torch.dtype) -> None:
-    """Compile the loops for a storage dtype, or load them from Numba's cache; parallel ones if torch has threads."""
+    """Compile the loops for pools of `dtype`, or load them from Numba's cache."""
     A = torch.zeros((1, 1, 1), dtype=dtype)
     none = torch.full((1, 1), -1, dtype=_int32)
     ends, weights, scaling = torch.zeros(2, 1), torch.zeros(1, 1), torch.zeros(1)
@@ -113,7 +116,12 @@ def warm_up(dtype: torch.dtype) -> None:
 
 
 def _refusal(
-    x: torch.Tensor, A: torch.Tensor, Bt: torch.Tensor, scaling: torch.Tensor, out: torch.Tensor
+    x: torch.Tensor,
+    A: torch.Tensor,
+    Bt: torch.Tensor,
+    scaling: torch.Tensor,
+    weights: torch.Tensor,
+    out: torch.Tensor,
 ) -> str | None:
     if not (x.is_cpu and out.is_cpu and A.is_cpu):
         return "the tensors are not on the CPU"
@@ -123,13 +131,15 @@ def _refusal(
         return f"the pool is stored as {A.dtype}, not float32 or bfloat16"
     if not (A.is_contiguous() and Bt.is_contiguous() and scaling.is_contiguous()):
         return "the pool's tensors are not contiguous"
-    if torch.is_grad_enabled() and (x.requires_grad or out.requires_grad or A.requires_grad or Bt.requires_grad):
+    if torch.is_grad_enabled() and (
+        x.requires_grad or A.requires_grad or Bt.requires_grad or weights.requires_grad or out.requires_grad
+    ):
         return "a gradient is asked for"
     return None
 
 
 def _threads() -> int:
-    """Threads to split over: as many as torch may use, or 1 where Numba has no layer that bears concurrent callers."""
+    """Threads to split over: torch's number, or 1 where no layer of Numba bears concurrent callers."""
     global _may_split
     if _may_split is None:
         _may_split = _has_threadsafe_layer()
@@ -140,9 +150,8 @@ def _threads() -> int:
 
 
 def _has_threadsafe_layer() -> bool:
-    """True for TBB or OpenMP. The third layer, workqueue, aborts the process when two threads use it at once."""
-    asked = str(numba.config.THREADING_LAYER)
-    if asked == "workqueue":
+    """True for TBB or OpenMP; the third layer, workqueue, aborts the process on concurrent calls."""
+    if str(numba.config.THREADING_LAYER) == "workqueue":
         return False
     for name in ("tbbpool", "omppool"):
         try:

@@ -1,9 +1,11 @@
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
+# mypy: disable-error-code="call-arg,attr-defined,import-untyped"
 """The compiled loops of `sum_delta` on CPU, over rank-row storage. Nothing here touches torch.
 
 Per row of x, the rank rows of its filled slots are listed once; then `hidden = gain * (A x)` and
-`out += hidden @ Bt` run over blocks of four rank rows, so that x and out are read once a block and no temporary is
-larger than k * r. bfloat16 is read as uint16 and shifted to float32 in registers. All sums are float32.
+`out += hidden @ Bt` run over blocks of four rank rows, so that x and out are read once a block and no
+temporary is larger than k * r. bfloat16 is read as uint16 and shifted to float32 in registers. All sums are
+float32.
 """
 
 from __future__ import annotations
@@ -91,7 +93,7 @@ def _expand(hidden, Bt, index, count, out, first, last):
 
 @njit(fastmath=_FAST, nogil=True)
 def _list_rank_rows(slots, weights, scaling, rank, index, gain):
-    """Fill index and gain with the rank rows of the filled slots of nonzero weight; returns how many there are."""
+    """Write the rank rows of filled slots of nonzero weight into index and gain; returns how many."""
     count = 0
     for j in range(slots.shape[0]):
         slot, weight = slots[j], weights[j]
@@ -105,7 +107,7 @@ def _list_rank_rows(slots, weights, scaling, rank, index, gain):
 
 @njit(nogil=True)
 def _fault(slots, size, places, where):
-    """-1 if every slot and row lies inside, -2 for a row that does not, else the position of the slot that does not."""
+    """-1 if every slot and row lies inside, -2 for a row that does not, else the position of a bad slot."""
     for t in range(slots.shape[0]):
         place = _place(t, where)
         if place < 0 or place >= places:
@@ -204,7 +206,7 @@ def _apart(parts, where, places, A, Bt, size, rank, scaling_at, slots_at, weight
     return fault
 
 
-# The entries take plain integers: reading sizes and addresses off a tensor costs a fraction of making it a NumPy array.
+# The entries take plain integers: reading sizes and addresses off a tensor is cheaper than making an array.
 
 
 @njit(cache=True, nogil=True)

@@ -1,7 +1,7 @@
 """Slots for adapter factors: a fixed-size pool per target with least-recently-used eviction and pins.
 
-All tensors are allocated once and keep their addresses; loading an adapter overwrites one slot in every target. So
-views, pointers and captured graphs made once stay good for every later composition.
+All tensors are allocated once and keep their addresses; loading an adapter overwrites one slot in every
+target. So views, pointers and captured graphs made once stay good for every later composition.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ Load = Callable[[str], tuple[Factors, float]]
 
 
 class FactorPool(NamedTuple):
-    """The factors of one target linear for S slots: A (S, r, d_in), Bt (S, r, d_out) (the transpose of B, so that rank
-    rows are contiguous in both), both float32 or bfloat16, and scaling (S,) float32 = alpha / rank."""
+    """The factors of one target linear for S slots: A (S, r, d_in) and Bt (S, r, d_out), float32 or bfloat16,
+    and scaling (S,) float32 = alpha / rank. Bt is the transpose of B, so that rank rows are contiguous in
+    both."""
 
     A: torch.Tensor
     Bt: torch.Tensor
@@ -32,7 +33,7 @@ class FactorPool(NamedTuple):
 
 
 class PoolStats(BaseModel):
-    """Counters since the pool was made (`hits`, `misses`, `evictions` count adapters, not targets) and its state now."""
+    """Counters since the pool was made, in adapters (not targets), and its state now."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -48,8 +49,8 @@ class PoolStats(BaseModel):
 class AdapterPool:
     """`capacity` slots for adapters of up to `rank`, in each of the targets `(key, d_in, d_out)`.
 
-    `dtype` (torch.bfloat16 or torch.float32) is the storage; `device` where it lies. Safe to use from many threads:
-    one lock covers look-up, eviction and loading.
+    `dtype` (torch.bfloat16 or torch.float32) is the storage; `device` where it lies. Safe to use from many
+    threads: one lock covers look-up, eviction and loading.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class AdapterPool:
         if capacity < 1 or rank < 1:
             raise UsageError(f"adapter pool: capacity {capacity} and rank {rank} must be at least 1")
         if dtype not in (torch.bfloat16, torch.float32):
-            raise UsageError(f"adapter pool: dtype {dtype} is not storable; use torch.bfloat16 or torch.float32")
+            raise UsageError(f"adapter pool: dtype {dtype} cannot be stored; use bfloat16 or float32")
         if len({key for key, _, _ in targets}) != len(targets):
             raise UsageError("adapter pool: a target is named twice; give each target linear once")
         self.targets = tuple(targets)
@@ -93,16 +94,17 @@ class AdapterPool:
     def acquire(self, ids: Sequence[str], load: Load) -> list[int]:
         """Slots of the adapters `ids`, loaded where absent and pinned until `release` with the same ids.
 
-        `load(id)` returns `([(A (rank, d_in), Bt (rank, d_out)), …] in the order of the targets, scaling)`; arrays are
-        torch tensors or numpy float32, or numpy uint16 holding bfloat16. Smaller ranks are padded with zeros. An id
-        named twice is pinned twice. If anything fails, nothing of this call stays pinned.
+        `load(id)` returns `([(A (rank, d_in), Bt (rank, d_out)), …] in the order of the targets, scaling)`;
+        arrays are torch tensors or numpy float32, or numpy uint16 holding bfloat16. Smaller ranks are padded
+        with zeros. An id named twice is pinned twice. If anything fails, nothing of this call stays pinned.
         Raises UsageError when the ids do not fit beside the adapters in use.
         """
         with self._lock:
             self._check_room(ids)
             taken: list[str] = []
             try:
-                for name in ids:  # what is resident is pinned first, so that loading the others cannot evict it
+                # What is resident is pinned first, so that loading the others cannot evict it.
+                for name in ids:
                     if name in self._slots:
                         self._hits += 1
                         self._slots.move_to_end(name)
@@ -158,14 +160,14 @@ class AdapterPool:
         distinct = set(ids)
         if len(distinct) > self.capacity:
             raise UsageError(
-                f"{len(distinct)} distinct adapters are asked for at once but the pool holds {self.capacity}; "
+                f"{len(distinct)} distinct adapters asked for at once, but the pool holds {self.capacity}; "
                 "raise the pool's capacity or mount fewer adapters"
             )
         others = len(self._pins.keys() - distinct)
         if others + len(distinct) > self.capacity:
             raise UsageError(
-                f"{len(distinct)} adapters do not fit: {others} of {self.capacity} slots are in use by other requests; "
-                "raise the pool's capacity or wait until those are released"
+                f"{len(distinct)} adapters do not fit: {others} of {self.capacity} slots are in use by other "
+                "requests; raise the pool's capacity or wait until those are released"
             )
 
     def _bring_in(self, name: str, load: Load) -> None:
@@ -198,8 +200,8 @@ class AdapterPool:
             rank = a.shape[0]
             if a.shape != (rank, d_in) or bt.shape != (rank, d_out) or rank > self.rank:
                 raise UsageError(
-                    f"adapter {name}, target {key}: A {tuple(a.shape)} and Bt {tuple(bt.shape)} do not fit a pool of "
-                    f"rank up to {self.rank}, d_in {d_in}, d_out {d_out}"
+                    f"adapter {name}, target {key}: A {tuple(a.shape)} and Bt {tuple(bt.shape)} do not fit "
+                    f"a pool of rank up to {self.rank}, d_in {d_in}, d_out {d_out}"
                 )
             pairs.append((a, bt))
         return pairs

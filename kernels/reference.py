@@ -2,8 +2,8 @@
 
     delta[t] = sum_j weights[t,j] * scaling[slots[t,j]] * Bt[slots[t,j]].T @ (A[slots[t,j]] @ x[t])
 
-Every other backend is tested against this one and against a plain loop in float64. Work is done in float32 (float64
-where x is float64) and nothing waits for the device, so it may also run on a GPU inside a captured graph.
+Every other backend is tested against this one and against a plain loop in float64. Work is done in float32
+(float64 where x is float64), and on a GPU nothing waits for the device.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def delta(
     """The sum of deltas itself, as a new tensor (T, d_out) in float32, or float64 for a float64 `x`.
 
     x (T, d_in), A (S, r, d_in), Bt (S, r, d_out), scaling (S,), slots (T, k) integer with negative = empty,
-    weights (T, k). Differentiable in x, A, Bt, scaling and weights; an empty slot passes no gradient and reads no
-    factor's value, not even a NaN.
+    weights (T, k). Differentiable in x, A, Bt, scaling and weights; an empty slot passes no gradient and no
+    value of a factor, not even a NaN.
     """
     work = torch.float64 if x.dtype == torch.float64 else torch.float32
     count, k = slots.shape
@@ -58,7 +58,7 @@ def run(
     out: torch.Tensor,
     rows: torch.Tensor | None = None,
 ) -> None:
-    """`out += delta(x, …)` in place, on all rows or on `rows` only; see `dispatch.sum_delta` for the contract.
+    """`out += delta(x, …)` in place, on all rows or on `rows` only; contract in `dispatch.sum_delta`.
 
     Raises ValueError for shapes that do not fit together and, on CPU, IndexError for what lies outside.
     """
@@ -66,7 +66,7 @@ def run(
     if slots.numel() == 0:
         return
     if slots.is_cpu and int(slots.max()) >= pool.A.shape[0]:
-        raise IndexError(f"slots name {int(slots.max())}, outside the pool, which has {pool.A.shape[0]} slots")
+        raise IndexError(f"slots name {int(slots.max())}, but the pool has {pool.A.shape[0]} slots")
     if rows is None:
         chosen, target = x, out
     else:
@@ -90,7 +90,7 @@ def check_shapes(
     out: torch.Tensor,
     rows: torch.Tensor | None,
 ) -> None:
-    """ValueError unless x (T, d_in), A (S, r, d_in), Bt (S, r, d_out), slots and weights (T or len(rows), k), out (T, d_out)."""
+    """Raise ValueError, naming every shape, unless they fit together as `dispatch.sum_delta` wants them."""
     A, Bt, scaling = pool
     fits = (
         x.dim() == out.dim() == slots.dim() == 2
@@ -106,6 +106,7 @@ def check_shapes(
         raise ValueError(
             f"shapes do not fit: x {tuple(x.shape)}, A {tuple(A.shape)}, Bt {tuple(Bt.shape)}, "
             f"scaling {tuple(scaling.shape)}, slots {tuple(slots.shape)}, weights {tuple(weights.shape)}, "
-            f"out {tuple(out.shape)}, rows {None if rows is None else tuple(rows.shape)}; wanted x (T, d_in), "
-            "A (S, r, d_in), Bt (S, r, d_out), scaling (S,), slots and weights (T or number of rows, k), out (T, d_out)"
+            f"out {tuple(out.shape)}, rows {None if rows is None else tuple(rows.shape)}; "
+            "wanted x (T, d_in), A (S, r, d_in), Bt (S, r, d_out), scaling (S,), out (T, d_out), "
+            "slots and weights (T or number of rows, k)"
         )
