@@ -87,7 +87,13 @@ def make_folder(path: Path) -> None:
             if not path.is_dir():
                 raise
         else:
-            fsync_folder(path.parent)
+            try:
+                fsync_folder(path.parent)
+            except OSError:
+                # Else the next attempt would find the folder and take its name for durable.
+                with contextlib.suppress(OSError):
+                    os.rmdir(path)
+                raise
 
 
 def fsync_folder(path: Path) -> None:
@@ -95,6 +101,9 @@ def fsync_folder(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that cannot do this for folders
+            raise
     finally:
         os.close(handle)
 

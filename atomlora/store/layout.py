@@ -24,7 +24,7 @@ def read_head(folder: Path) -> str | None:
     path = folder / "HEAD"
     remedy = f"{REMEDY}; or write the name of the version you want from {folder / 'manifests'} into it"
     if not path.exists():
-        if any(name.endswith(".json") for name in os.listdir(folder / "manifests")):
+        if ManifestFolder(folder / "manifests").versions():
             raise DamagedFileError(
                 path, "the file is missing", f"compile again, which keeps finished atoms; {remedy}"
             )
@@ -34,8 +34,9 @@ def read_head(folder: Path) -> str | None:
     text = data.decode("ascii", errors="replace")
     if len(data) != 65 or text[64] != "\n" or not is_digest(text[:64]):
         raise DamagedFileError(path, "does not hold a version's name", remedy)
-    if not ManifestFolder(folder / "manifests").path(text[:64]).exists():
-        raise DamagedFileError(path, f"names version {text[:12]}…, which is not in manifests/", remedy)
+    manifest = ManifestFolder(folder / "manifests").path(text[:64])
+    if not manifest.exists():
+        raise DamagedFileError(path, f"names the version of {manifest}, which is missing", remedy)
     return text[:64]
 
 

@@ -64,6 +64,9 @@ class WriterLock:
             return
         try:
             os.ftruncate(handle, 0)
+            # Said outright, as closing is not enough while a child forked just now has not closed its copy
+            # yet.
+            fcntl.flock(handle, fcntl.LOCK_UN)
         except OSError:
             _logger.debug("%s: the holder's name could not be removed", self.path)
         finally:

@@ -63,20 +63,15 @@ class Store:
         folder = Path(path)
         if folder.exists() and not folder.is_dir():
             raise StoreError(f"{folder}: is a file; give a folder for the store")
-        if folder.is_dir() and (
-            foreign := [name for name in sorted(os.listdir(folder)) if not is_ours(name)]
-        ):
+        names = sorted(os.listdir(folder)) if folder.is_dir() else []
+        foreign = [name for name in names if not is_ours(name)]
+        if foreign:
             raise StoreError(
                 f"{folder}: is not an atomlora store and not empty (it has {foreign[0]!r}); give a new folder"
             )
-        for parent in (
-            *reversed(folder.absolute().parents),
-            folder,
-            folder / "objects",
-            folder / "manifests",
-        ):
-            if not parent.is_dir():
-                make_folder(parent)
+        for place in (*reversed(folder.absolute().parents), folder, folder / "objects", folder / "manifests"):
+            if not place.is_dir():
+                make_folder(place)
         return folder
 
     @classmethod

@@ -15,7 +15,14 @@ import numpy as np
 from atomlora.atom import Atom, Target, record_size
 from atomlora.errors import CorruptStoreError, StoreError
 from atomlora.store.catalogue import Catalogue, Entry, write_catalogue
-from atomlora.store.files import DamagedFileError, reading, remove_temporaries, replace_durably
+from atomlora.store.files import (
+    DamagedFileError,
+    fsync_folder,
+    reading,
+    remove_temporaries,
+    replace_durably,
+    writing,
+)
 from atomlora.store.keys import write_keys
 from atomlora.store.layout import read_head
 from atomlora.store.lock import WriterLock
@@ -50,6 +57,8 @@ class StoreWriter:
         try:
             for folder in (self.path, self._objects.folder, self._manifests.folder):
                 remove_temporaries(folder)  # of writers that were killed: the lock says that none is alive
+                with writing(folder):
+                    fsync_folder(folder)  # and what they named in the folder may not be durable yet
             self.head = self._read_head()
         except BaseException:
             lock.__exit__()
@@ -85,9 +94,12 @@ class StoreWriter:
         left on disk, when the disk fails or an item is not right (see `segments.write_segment`).
         """
         self._require_open()
-        digest, placed = write_segment(self._objects, items)
         self._scan()
-        self._add(digest, placed)
+        digest, placed = write_segment(self._objects, items)
+        self._segments[digest] = self._segment_entry(digest, len(placed))
+        for atom, place in placed:
+            self._atoms[atom.id] = atom
+            self._places[atom.id, atom.weights_digest] = place
         return digest
 
     def commit(
@@ -172,23 +184,25 @@ class StoreWriter:
 
     def _scan(self) -> None:
         """Learn what is on disk, once: first the current version, whose say counts, then all other
-        segments."""
+        segments, newest first."""
         if self._scanned:
             return
         self._scanned = True
         complete = self._scan_head() if self.head is not None else set()
         others = {digest for digest in self._objects.digests() if digest not in complete | self._foreign()}
-        for digest in sorted(others, key=self._age):
+        for digest in sorted(others, key=self._age, reverse=True):
             try:
                 placed = read_segment(self._objects, digest)
             except CorruptStoreError as error:
                 _logger.warning("%s; its atoms do not count", error)
                 self._forget(digest)
                 continue
-            if placed is not None:
-                self._add(
-                    digest, [item for item in placed if item[0].id not in self._atoms], count=len(placed)
-                )
+            if placed is None:
+                continue
+            self._segments[digest] = self._segment_entry(digest, len(placed))
+            for atom, place in placed:
+                self._atoms.setdefault(atom.id, atom)
+                self._places.setdefault((atom.id, atom.weights_digest), place)
 
     def _scan_head(self) -> set[str]:
         """Learn the current version's atoms; returns its segments of which no other atom is left to learn."""
@@ -231,12 +245,8 @@ class StoreWriter:
         with reading(path):
             return path.stat().st_mtime_ns, digest
 
-    def _add(self, digest: str, placed: list[tuple[Atom, Place]], count: int | None = None) -> None:
-        size = self._objects.size(digest)
-        self._segments[digest] = SegmentEntry(sha256=digest, size_bytes=size, atoms=count or len(placed))
-        for atom, place in placed:
-            self._atoms[atom.id] = atom
-            self._places[atom.id, atom.weights_digest] = place
+    def _segment_entry(self, digest: str, atoms: int) -> SegmentEntry:
+        return SegmentEntry(sha256=digest, size_bytes=self._objects.size(digest), atoms=atoms)
 
     def _forget(self, digest: str) -> None:
         """Take back what the current version said of a segment that turned out damaged."""

@@ -1,0 +1,168 @@
+"""Whatever fails, or whoever is killed, and whenever: the store is the old version or the new one, never
+another."""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from atomlora.errors import StoreError
+from atomlora.store import Store, StoreWriter
+
+CALLS = ("mkdir", "write", "fsync", "rename", "replace", "open")
+
+
+class Faults:
+    """Counts the calls that change the disk, and makes the `fail_at`-th (from 0) fail; -1: none."""
+
+    def __init__(self, fail_at: int, code: int) -> None:
+        self.fail_at, self.code, self.count = fail_at, code, 0
+        self.failed = ""
+
+    @contextmanager
+    def installed(self) -> Iterator[Faults]:
+        with pytest.MonkeyPatch.context() as patch:
+            for name in CALLS:
+                patch.setattr(os, name, self._wrap(name, getattr(os, name)))
+            yield self
+
+    def _wrap(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            if name == "open" and not arguments[1] & os.O_CREAT:
+                return real(*arguments, **keywords)
+            self.count += 1
+            if self.count - 1 != self.fail_at:
+                return None if name == "fsync" else real(*arguments, **keywords)  # no power is cut here
+            self.failed = name
+            if name == "write":  # a full disk takes a part first
+                real(arguments[0], arguments[1][: len(arguments[1]) // 2])
+            raise OSError(self.code, os.strerror(self.code))
+
+        return call
+
+
+def third_version(writer: StoreWriter, make: SimpleNamespace) -> str:
+    items = [make.atom(n) for n in range(4, 10)]
+    new = [item for item in items if item[0].id not in writer.finished()]
+    for start in range(0, len(new), 2):
+        writer.write_segment(new[start : start + 2])
+    return make.commit(writer, [atom for atom, _ in items], created="2030-01-01T00:00:00+00:00").version
+
+
+@pytest.mark.parametrize("fresh", [True, False], ids=["first-version", "third-version"])
+def test_every_point_of_failure(tmp_path: Path, make: SimpleNamespace, fresh: bool) -> None:
+    template, failed = tmp_path / "template", []
+    if not fresh:
+        make.build(template, range(5))
+        make.build(template, range(1, 7))
+    for fail_at in range(200):
+        path = tmp_path / f"at-{fail_at}"
+        if not fresh:
+            shutil.copytree(template, path)
+        old = None if fresh else Store.open(path).version
+        faults, new, message = Faults(fail_at, [errno.ENOSPC, errno.EIO][fail_at % 2]), "", ""
+        try:
+            with faults.installed(), Store.writer(path) as writer:
+                new = third_version(writer, make)
+        except StoreError as error:
+            message = str(error)
+        assert (message == "") == (faults.failed == "")
+        if message:
+            assert os.strerror(faults.code) in message
+            assert str(path) in message
+        failed.append(faults.failed)
+        assert not list(tmp_path.rglob(".tmp-*"))
+        if (path / "HEAD").exists():
+            store = Store.open(path)
+            assert len(store.versions) in ((1,) if fresh else (2, 3))
+            titles = [atom.title for atom in store.atoms()]
+            assert store.version == old or titles == [f"title {n}" for n in range(4, 10)]
+            assert store.verify().ok
+        else:
+            assert fresh
+        if faults.failed == "":
+            assert Store.open(path).version == new
+            break
+        with Store.writer(path) as writer:  # the same command again
+            again = third_version(writer, make)
+        store = Store.open(path)
+        assert store.version == again
+        assert store.verify().ok
+        for number in range(4, 10):
+            atom, record = make.atom(number)
+            np.testing.assert_array_equal(store.weights(atom.id), record)
+    assert failed[-1] == ""
+    assert set(failed[:-1]) == set(CALLS)
+
+
+def write_until_killed(path: Path, make: SimpleNamespace, first: int, pipe: Connection) -> None:
+    number = first
+    while True:
+        manifest = make.build(path, range(number, number + 3), per_segment=1)
+        pipe.send(manifest.version)
+        number += 2
+
+
+def test_kill_at_any_instant(tmp_path: Path, make: SimpleNamespace) -> None:
+    path, chance = tmp_path / "store", random.Random(7)
+    make.build(path, range(3))
+    context = multiprocessing.get_context("fork")
+    committed = Store.open(path).version
+    for round_ in range(10):
+        receive, send = context.Pipe(duplex=False)
+        child = context.Process(target=write_until_killed, args=(path, make, 1000 * round_, send))
+        child.start()
+        send.close()
+        time.sleep(chance.uniform(0.01, 0.12))
+        assert child.pid is not None
+        os.kill(child.pid, signal.SIGKILL)
+        child.join()
+        assert child.exitcode == -signal.SIGKILL
+        try:
+            while receive.poll():
+                committed = receive.recv()
+        except EOFError:
+            pass
+        store = Store.open(path)
+        assert committed in store.versions[:2]  # the very last may have been committed but not yet told
+        assert store.verify().ok
+        committed = store.version
+    with Store.writer(path) as writer:
+        finished = writer.finished()
+        for atom in finished.values():
+            assert writer.weights(atom).size == 48
+    assert not list(path.rglob(".tmp-*"))
+    Store.open(path).gc()
+    assert Store.open(path).verify().ok
+    with Store.writer(path) as writer:
+        assert writer.finished().keys() <= finished.keys()
+
+
+def test_an_interrupt_leaves_no_temporary_file(store_path: Path, make: SimpleNamespace) -> None:
+    before = Store.open(store_path).version
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with Store.writer(store_path) as writer:
+        writer.finished()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "fsync", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                third_version(writer, make)
+    assert not list(store_path.rglob(".tmp-*"))
+    assert Store.open(store_path).version == before
