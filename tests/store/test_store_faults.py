@@ -166,3 +166,50 @@ def test_an_interrupt_leaves_no_temporary_file(store_path: Path, make: SimpleNam
                 third_version(writer, make)
     assert not list(store_path.rglob(".tmp-*"))
     assert Store.open(store_path).version == before
+
+
+def test_bytes_are_durable_before_their_name_and_names_before_the_next_step(
+    store_path: Path, make: SimpleNamespace
+) -> None:
+    """Every rename comes after an fsync of the file and is followed, before the next one, by one of its
+    folder."""
+    steps: list[tuple[str, str]] = []
+    names: dict[int, str] = {}
+    real = {name: getattr(os, name) for name in ("open", "write", "fsync", "rename", "replace")}
+
+    def opening(path: Any, *arguments: Any, **keywords: Any) -> int:
+        handle = real["open"](path, *arguments, **keywords)
+        names[handle] = str(path)
+        return handle
+
+    def writing(handle: int, data: Any) -> int:
+        steps.append(("write", names[handle]))
+        return real["write"](handle, data)
+
+    def fsyncing(handle: int) -> None:
+        steps.append(("fsync", names[handle]))
+
+    def renaming(name: str) -> Callable[..., None]:
+        def call(source: Any, target: Any) -> None:
+            steps.append((name, f"{source}>{target}"))
+            real[name](source, target)
+
+        return call
+
+    with Store.writer(store_path) as writer, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "open", opening)
+        patch.setattr(os, "write", writing)
+        patch.setattr(os, "fsync", fsyncing)
+        patch.setattr(os, "rename", renaming("rename"))
+        patch.setattr(os, "replace", renaming("replace"))
+        third_version(writer, make)
+    moves = [index for index, (name, _) in enumerate(steps) if name in ("rename", "replace")]
+    assert [steps[index][0] for index in moves] == ["rename"] * (len(moves) - 1) + ["replace"]
+    assert len(moves) >= 6  # two segments, the catalogue, the keys, the manifest, HEAD
+    assert steps[moves[-1]][1].endswith(">" + str(store_path / "HEAD"))
+    assert steps[moves[-2]][1].startswith(str(store_path / "manifests"))
+    for index, following in zip(moves, [*moves[1:], len(steps)], strict=True):
+        source, target = steps[index][1].split(">")
+        last_write = max(i for i, step in enumerate(steps) if step == ("write", source))
+        assert last_write < steps.index(("fsync", source)) < index
+        assert ("fsync", str(Path(target).parent)) in steps[index:following]
