@@ -1,0 +1,153 @@
+"""HTML by lxml (BSD; python-docx needs it anyway). Navigation, scripts and forms are left out."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from atomlora.corpora.builder import DocumentBuilder, one_line
+from atomlora.corpora.documents import BlockKind, Document
+from atomlora.corpora.encoding import decode
+from lxml import etree
+
+from atomlora.errors import InputError
+
+_LEFT_OUT = frozenset(["script", "style", "noscript", "template", "nav", "form", "button", "select", "svg", "iframe", "object", "head", "title"])
+_BREAKING = frozenset(
+    ["address", "article", "aside", "blockquote", "body", "center", "details", "dd", "div", "dl", "dt", "fieldset", "figcaption", "figure", "footer", "h1", "h2", "h3", "h4", "h5", "h6", "header", "hr", "html", "li", "main", "ol", "p", "pre", "section", "summary", "table", "tbody", "td", "tfoot", "th", "thead", "tr", "ul", "caption"]
+)
+_HEADINGS = {f"h{level}": level for level in range(1, 7)}
+
+
+def read(data: bytes, source: str) -> Iterator[Document]:
+    """One document per file."""
+    text = decode(data)
+    parser = etree.HTMLParser(encoding="utf-8", huge_tree=True, remove_comments=True, remove_pis=True, no_network=True)
+    try:
+        root = etree.fromstring(text.encode("utf-8"), parser)
+    except etree.XMLSyntaxError as error:
+        raise InputError(f"is not HTML that can be read ({error}): repair it or save it as text") from error
+    if root is None:
+        raise InputError("holds no HTML elements: save it as text if it is text")
+    builder = DocumentBuilder(source, data, "text/html")
+    heading = next((one_line(_plain(node)) for node in root.iter("h1")), "")
+    named = next((one_line(_plain(node)) for node in root.iter("title")), "")
+    builder.title = heading or named
+    _Walk(builder).run(root)
+    yield builder.build()
+
+
+class _Walk:
+    """Goes through the tree without recursion (pages can be nested thousands deep) and adds blocks."""
+
+    def __init__(self, builder: DocumentBuilder) -> None:
+        self._builder = builder
+        self._words: list[str] = []
+        self._lists: list[tuple[BlockKind, int]] = []
+        self._kind: BlockKind = "paragraph"
+        self._number: int | None = None
+        self._term = ""
+
+    def run(self, root: Any) -> None:
+        stack: list[tuple[Any, bool]] = [(root, False)]
+        while stack:
+            node, leaving = stack.pop()
+            if leaving:
+                self._leave(node)
+                continue
+            if self._enter(node):
+                stack.append((node, True))
+                stack.extend((child, False) for child in reversed(node))
+            else:
+                self._words.append(node.tail or "")
+        self._flush()
+
+    def _enter(self, node: Any) -> bool:
+        """Begin an element; False where its inside is done with (then only its tail counts)."""
+        tag = node.tag if isinstance(node.tag, str) else ""
+        if not tag or tag in _LEFT_OUT or node.get("hidden") is not None or node.get("aria-hidden") == "true":
+            return False
+        if tag == "br":
+            self._words.append("\n")
+            return False
+        if tag in _HEADINGS or tag in ("table", "pre"):
+            self._flush()
+            if tag in _HEADINGS:
+                self._builder.heading(_HEADINGS[tag], _plain(node))
+            elif tag == "pre":
+                self._builder.add("code", _plain(node))
+            else:
+                self._table(node)
+            return False
+        if tag in _BREAKING:
+            self._flush()
+        if tag in ("ul", "ol"):
+            start = node.get("start") or "1"
+            self._lists.append(("step" if tag == "ol" else "list_item", int(start) if start.isdecimal() else 1))
+        elif tag == "li" and self._lists:
+            self._kind, self._number = self._lists[-1]
+            self._lists[-1] = (self._kind, self._number + 1)
+        elif tag in ("dt", "dd"):
+            self._kind = "definition"
+        self._words.append(_collapse(node.text))
+        return True
+
+    def _leave(self, node: Any) -> None:
+        tag = node.tag
+        if tag == "dt":
+            self._term = one_line("".join(self._words))
+            self._words = []
+        elif tag in _BREAKING:
+            self._flush()
+        if tag in ("ul", "ol") and self._lists:
+            self._lists.pop()
+        if tag in ("dd", "dl"):
+            self._term = ""
+        self._words.append(_collapse(node.tail))
+
+    def _flush(self) -> None:
+        text = "\n".join(one_line(line) for line in "".join(self._words).split("\n")).strip()
+        kind, self._words = self._kind, []
+        if not text:
+            return
+        self._kind = "list_item" if self._lists else "paragraph"  # what follows in the same item
+        if kind == "definition":
+            self._builder.add(kind, f"{self._term}: {text}" if self._term else text)
+            self._kind = "definition" if self._term else "paragraph"
+        elif self._lists:
+            is_step = kind == "step"
+            depth = len(self._lists) - 1
+            self._builder.add(kind, text, depth=depth, number=self._number if is_step else None)
+        else:
+            self._builder.add("paragraph", text)
+
+    def _table(self, table: Any) -> None:
+        caption = next((_plain(node) for node in table.iter("caption")), "")
+        rows, has_header = [], False
+        for row in table.iter("tr"):
+            cells = [cell for cell in row if cell.tag in ("td", "th")]
+            if not rows and cells:
+                has_header = all(cell.tag == "th" for cell in cells) or row.getparent().tag == "thead"
+            rows.append([one_line(_plain(cell)) for cell in cells])
+        self._builder.table(rows, has_header, caption)
+
+
+def _collapse(text: str | None) -> str:
+    return " ".join((text or "").split("\n"))
+
+
+def _plain(node: Any) -> str:
+    """All words inside `node`, scripts left out."""
+    skipped = 0
+    parts: list[str] = []
+    for event, element in etree.iterwalk(node, events=("start", "end")):
+        left_out = element.tag in _LEFT_OUT and element is not node
+        if event == "start":
+            skipped += left_out
+            if not skipped:
+                parts.append(element.text or "")
+                if element.tag == "br":
+                    parts.append("\n")
+        else:
+            skipped -= left_out
+            if element is not node and not skipped:
+                parts.append((" " if element.tag in _BREAKING else "") + (element.tail or ""))
+    return "".join(parts)
