@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from atomlora.router.calibrate import Calibration, fit_calibration
     from atomlora.router.embedder import DEFAULT_EMBEDDER, Embedder, load_embedder
     from atomlora.router.general_questions import GENERAL_QUESTIONS
+    from atomlora.router.keys import key_texts
     from atomlora.router.router import Route, RoutedAtom, Router
     from atomlora.router.settings import RouterSettings
 
@@ -27,6 +28,7 @@ _HOMES = {
     "Embedder": "embedder",
     "load_embedder": "embedder",
     "GENERAL_QUESTIONS": "general_questions",
+    "key_texts": "keys",
     "Route": "router",
     "RoutedAtom": "router",
     "Router": "router",
@@ -43,6 +45,7 @@ __all__ = [
     "Router",
     "RouterSettings",
     "fit_calibration",
+    "key_texts",
     "load_embedder",
 ]
 

@@ -2,12 +2,16 @@
 
 Every question that keys an atom is asked as if it, and its rewordings, were not in the store (leave one out).
 Of its candidates one atom is relevant and the rest are not: a logistic model of their scores gives each atom
-its gate w in [0, 1], on its own, not normalised to a sum. General questions stand for all that the store does
-not know: a second model gives P(the store covers the question), and the threshold below which the router
-keeps silent is the conformal one, that lets a share 1 - alpha of the leave-one-out questions pass.
+its gate w in [0, 1], on its own, not normalised to a sum. A second model tells these questions from general
+ones, which stand for all that the store does not know: P(the store covers the question).
 
-Source of the threshold: Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World (2005), split
-conformal.
+The router keeps silent below a threshold. The conformal one lets a share 1 - alpha of the leave-one-out
+questions pass, but they are worded like the text, and people's questions score lower; so it is lowered to
+where it still stops a share 1 - alpha of the general questions, whose wording owes the text nothing. For the
+same reason both models are held close to coefficients fitted on people's questions
+(`atomlora.router.features`).
+
+Source of the conformal threshold: Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World (2005).
 """
 
 from __future__ import annotations
@@ -19,32 +23,36 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from atomlora.router.embedder import Embedder
+from atomlora.router.features import (
+    DEFAULT_GATE,
+    DEFAULT_SCOPE,
+    DEFAULT_THRESHOLD,
+    gate_features,
+    scope_features,
+)
 from atomlora.router.general_questions import GENERAL_QUESTIONS
 from atomlora.router.logistic import calibration_error, fit_logistic, probabilities
 from atomlora.router.scores import Candidates, Scorer
 from atomlora.router.settings import RouterSettings
 
-# Coefficients (features in the order of `gate_features` and `scope_features`, the intercept last) and
-# threshold fitted on SQuAD sentences with human questions: what a store too small to fit its own begins from.
-DEFAULT_GATE = (1.06, 0.67, 0.55, -0.91)
-DEFAULT_SCOPE = (0.67, 3.37, 0.23, 1.73)
-DEFAULT_THRESHOLD = 0.44
 # Cosine from which two question keys of one atom count as the same question in other words
 SIBLING_COSINE = 0.8
 # Candidates per question that the gate learns from: what a route can contain, not the long tail
 LEARNT_CANDIDATES = 16
 FOLDS = 5
-# Pull towards the defaults; counts like about this many questions
-PRIOR_STRENGTH = 1.0
+# Pull towards the defaults (penalty on the squared distance): strong, for the reason at the top
+PRIOR_STRENGTH = 30.0
 
 
 class Calibration(BaseModel):
     """Fitted coefficients and what they reach. JSON-able; made by `fit_calibration`.
 
-    `gate` (4) and `scope` (4): coefficients over `gate_features` and `scope_features`, the intercept last.
+    `gate` (3) and `scope` (3): coefficients over `gate_features` and `scope_features`, the intercept last.
     `threshold`: confidence below which the router abstains; `alpha`: the share of answerable questions given
-    up for it. `stats`: questions, negatives, loo_recall_at_1/4/8, loo_abstained, general_abstained, gate_ece,
-    scope_ece, all from folds that the fit did not see. No stats where there was nothing to fit.
+    up for it. `stats`: negatives and general_abstained (the share of the general questions below the
+    threshold), and where the store has questions: questions, loo_recall_at_1/4/8, loo_abstained, gate_ece,
+    scope_ece, all
+    from folds that the fit did not see.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -72,33 +80,6 @@ class LeftOut(NamedTuple):
     key: int
     atom: int
     without: frozenset[int]
-
-
-def gate_features(candidates: Candidates) -> np.ndarray:
-    """float64 (c, 3) about unit scale: lead of the fused score over the best other atom, dense, lexical part."""
-    fused = candidates.fused.astype(np.float64)
-    rivals = np.full(len(fused), fused[0] if len(fused) else 0.0)
-    rivals[:1] = fused[1] if len(fused) > 1 else fused[:1]
-    return np.column_stack(
-        [
-            np.clip(fused - rivals, -0.5, 0.5) / 0.1,
-            (candidates.dense_max - 0.6) / 0.15,
-            (candidates.lexical - 0.4) / 0.2,
-        ]
-    )
-
-
-def scope_features(candidates: Candidates) -> np.ndarray:
-    """float64 (3,) about unit scale: lead of the best atom over the next, largest dense and lexical scores."""
-    fused = candidates.fused
-    lead = float(fused[0] - fused[1]) if len(fused) > 1 else 0.0
-    return np.array(
-        [
-            min(lead, 0.5) / 0.1,
-            (float(candidates.dense_max.max()) - 0.6) / 0.15,
-            (float(candidates.lexical.max()) - 0.4) / 0.2,
-        ]
-    )
 
 
 def is_question(text: str) -> bool:
@@ -144,42 +125,37 @@ def fit_calibration(
     """Gates, confidence and threshold for a store with the given keys (see `Scorer` for the three arrays).
 
     `questions` bool (n,) says which keys are questions (default: those that end in a question mark);
-    `general` are questions outside the store; at most `limit` questions are left out in turn. With no usable
-    question the defaults come back as they are; with few, coefficients close to them.
+    `general` are questions outside the store; at most `limit` questions are left out in turn. With no
+    question among the keys the default coefficients stay, and only the threshold is the store's own.
     """
     settings = settings or RouterSettings()
-    chosen = (
-        np.array([is_question(t) for t in texts], bool) if questions is None else np.asarray(questions, bool)
-    )
-    asked = left_out_questions(embeddings, positions, chosen, limit)
-    if not asked:
+    if not len(positions):
         return Calibration(alpha=alpha)
+    chosen = [is_question(t) for t in texts] if questions is None else questions
+    asked = left_out_questions(embeddings, positions, np.asarray(chosen, bool), limit)
     scorer = Scorer(embeddings, positions, texts, int(positions.max()) + 1, settings)
-    inside = [scorer.score_left_out(texts[q.key], embeddings[q.key], q.atom, q.without) for q in asked]
+    pairs = [
+        (q.atom, scorer.score_left_out(texts[q.key], embeddings[q.key], q.atom, q.without)) for q in asked
+    ]
+    inside = [(atom, candidates) for atom, candidates in pairs if len(candidates.atoms)]
     outside = [c for c in scorer.score_batch(general, embedder.encode(list(general))) if len(c.atoms)]
-    kept = [i for i, c in enumerate(inside) if len(c.atoms)]
-    atoms = np.array([asked[i].atom for i in kept])
-    inside = [inside[i] for i in kept]
 
-    gate = GateTable.of(inside, atoms, outside)
-    scope = ScopeTable.of(inside, atoms, outside)
+    gate, scope = gate_table(inside), scope_table(inside, outside)
     held_gate, held_scope = gate.held_out(), scope.held_out()
-    answerable = held_scope[: len(inside)]
-    threshold = conformal_threshold(answerable, alpha)
-    ranks = [int(np.flatnonzero(np.append(c.atoms, a) == a)[0]) for c, a in zip(inside, atoms, strict=True)]
-    missed = [bool(a not in c.atoms) for c, a in zip(inside, atoms, strict=True)]
-    places = np.where(missed, np.iinfo(np.int64).max, ranks)
-    stats = {
-        "questions": float(len(inside)),
-        "negatives": float(len(outside)),
-        "loo_recall_at_1": float(np.mean(places < 1)),
-        "loo_recall_at_4": float(np.mean(places < 4)),
-        "loo_recall_at_8": float(np.mean(places < 8)),
-        "loo_abstained": float(np.mean(answerable < threshold)),
-        "general_abstained": float(np.mean(held_scope[len(inside) :] < threshold)) if outside else 1.0,
-        "gate_ece": calibration_error(held_gate, gate.labels),
-        "scope_ece": calibration_error(held_scope, scope.labels),
-    }
+    answerable, foreign = held_scope[: len(inside)], held_scope[len(inside) :]
+    threshold = min(conformal_threshold(answerable, alpha), stopping_threshold(foreign, alpha))
+    stats = {"negatives": float(len(outside)), "general_abstained": _share(foreign < threshold)}
+    if inside:
+        places = np.array([_place(candidates.atoms, atom) for atom, candidates in inside])
+        stats |= {
+            "questions": float(len(inside)),
+            "loo_recall_at_1": _share(places < 1),
+            "loo_recall_at_4": _share(places < 4),
+            "loo_recall_at_8": _share(places < 8),
+            "loo_abstained": _share(answerable < threshold),
+            "gate_ece": calibration_error(held_gate, gate.labels),
+            "scope_ece": calibration_error(held_scope, scope.labels),
+        }
     return Calibration(
         gate=tuple(gate.fit().tolist()),
         scope=tuple(scope.fit().tolist()),
@@ -191,16 +167,24 @@ def fit_calibration(
 
 def conformal_threshold(confidences: np.ndarray, alpha: float) -> float:
     """The largest threshold that a new answerable question passes with probability >= 1 - alpha, given
-    `confidences` of answerable questions. Where there are too few (< 1/alpha - 1) to say, no more than the
-    default."""
+    `confidences` of answerable ones. Where they are too few (< 1/alpha - 1) to say, the default or less."""
     allowed = int(np.floor(alpha * (len(confidences) + 1)))
     if allowed < 1:
-        return float(min(DEFAULT_THRESHOLD, confidences.min(initial=DEFAULT_THRESHOLD)))
+        return float(confidences.min(initial=DEFAULT_THRESHOLD))
     return float(np.sort(confidences)[allowed - 1])
 
 
+def stopping_threshold(confidences: np.ndarray, alpha: float) -> float:
+    """The smallest threshold below which all but a share `alpha` of the `confidences` lie; 1 without any."""
+    if not len(confidences):
+        return 1.0
+    ordered = np.sort(confidences)[::-1]
+    return float(np.nextafter(ordered[min(int(alpha * len(ordered)), len(ordered) - 1)], 2.0))
+
+
 class Table(NamedTuple):
-    """Rows to fit and the fold of each; folds keep an atom's questions together."""
+    """Rows to fit, with the fold of each: features (n, f), labels, folds and weights (n,), prior f + 1
+    numbers."""
 
     features: np.ndarray
     labels: np.ndarray
@@ -209,10 +193,14 @@ class Table(NamedTuple):
     prior: tuple[float, ...]
 
     def fit(self, rows: np.ndarray | None = None) -> np.ndarray:
-        """Coefficients fitted to the rows of a bool mask (default: all)."""
+        """Coefficients fitted to the rows of a bool mask (default: all); the prior where one class is
+        absent."""
         rows = np.ones(len(self.labels), bool) if rows is None else rows
+        labels = self.labels[rows]
+        if labels.all() or not labels.any():
+            return np.array(self.prior)
         return fit_logistic(
-            self.features[rows], self.labels[rows], np.array(self.prior), PRIOR_STRENGTH, self.weights[rows]
+            self.features[rows], labels, np.array(self.prior), PRIOR_STRENGTH, self.weights[rows]
         )
 
     def held_out(self) -> np.ndarray:
@@ -225,32 +213,38 @@ class Table(NamedTuple):
         return chances
 
 
-class GateTable:
-    """One row per candidate: is it the atom that the question was written for?"""
+def gate_table(inside: list[tuple[int, Candidates]]) -> Table:
+    """One row per candidate of a left-out question: is it the atom that the question was written for?
 
-    @staticmethod
-    def of(inside: list[Candidates], atoms: np.ndarray, outside: list[Candidates]) -> Table:
-        features, labels, folds = [], [], []
-        for number, candidates in enumerate(inside + outside):
-            rows = gate_features(candidates)[:LEARNT_CANDIDATES]
-            atom = int(atoms[number]) if number < len(inside) else -1
-            features.append(rows)
-            labels.append(candidates.atoms[:LEARNT_CANDIDATES] == atom)
-            folds.append(np.full(len(rows), (atom if atom >= 0 else number) % FOLDS))
-        label = np.concatenate(labels)
-        return Table(
-            np.concatenate(features), label, np.concatenate(folds), np.ones(len(label)), DEFAULT_GATE
-        )
+    General questions stay out: gates are for questions that the router answers; silence is the threshold's
+    part.
+    """
+    parts = [gate_features(candidates)[:LEARNT_CANDIDATES] for _, candidates in inside]
+    labels = [candidates.atoms[:LEARNT_CANDIDATES] == atom for atom, candidates in inside]
+    folds = [np.full(len(part), atom % FOLDS) for part, (atom, _) in zip(parts, inside, strict=True)]
+    features = np.concatenate([np.zeros((0, len(DEFAULT_GATE) - 1)), *parts])
+    label = np.concatenate([np.zeros(0, bool), *labels])
+    fold = np.concatenate([np.zeros(0, int), *folds])
+    return Table(features, label, fold, np.ones(len(label)), DEFAULT_GATE)
 
 
-class ScopeTable:
-    """One row per question: does the store cover it? The two classes weigh the same."""
+def scope_table(inside: list[tuple[int, Candidates]], outside: list[Candidates]) -> Table:
+    """One row per question: does the store cover it? The two classes weigh the same. Atoms' questions come
+    first."""
+    rows = [scope_features(candidates) for _, candidates in inside] + [scope_features(c) for c in outside]
+    features = np.array(rows).reshape(len(rows), len(DEFAULT_SCOPE) - 1)
+    labels = np.arange(len(rows)) < len(inside)
+    folds = np.array([atom % FOLDS for atom, _ in inside] + [n % FOLDS for n in range(len(outside))], int)
+    half = len(rows) / 2
+    weights = np.where(labels, half / max(len(inside), 1), half / max(len(outside), 1))
+    return Table(features, labels, folds, weights, DEFAULT_SCOPE)
 
-    @staticmethod
-    def of(inside: list[Candidates], atoms: np.ndarray, outside: list[Candidates]) -> Table:
-        features = np.array([scope_features(c) for c in inside + outside])
-        labels = np.arange(len(features)) < len(inside)
-        folds = np.concatenate([atoms % FOLDS, np.arange(len(outside)) % FOLDS])
-        share = len(labels) / 2
-        weights = np.where(labels, share / max(len(inside), 1), share / max(len(outside), 1))
-        return Table(features, labels, folds, weights, DEFAULT_SCOPE)
+
+def _place(atoms: np.ndarray, atom: int) -> int:
+    """Rank of the atom among the candidates, from 0; their number and more where it is absent."""
+    found = np.flatnonzero(atoms == atom)
+    return int(found[0]) if len(found) else 1_000_000
+
+
+def _share(mask: np.ndarray) -> float:
+    return float(np.mean(mask)) if len(mask) else 1.0

@@ -23,11 +23,11 @@ B = 0.5
 _WORD = re.compile(r"\w+")
 _STOP_WORDS = frozenset(
     """
-    a about am an and any are as at be been but by can could did do does for from had has have he her his how i
-    if in into is it its me my not of on or our please s she should so some such t tell than that the their them
-    then there these they this those to us was we were what when where which who whom whose why will with would
-    you your
-    """.split()  # noqa: SIM905
+    a about am an and any are as at be been but by can could did do does for from had has have he her his how
+    i if in into is it its me my not of on or our please s she should so some such t tell than that the their
+    them then there these they this those to us was we were what when where which who whom whose why will with
+    would you your
+    """.split()
 )
 
 

@@ -22,6 +22,6 @@ class RouterSettings(BaseModel):
     min_weight: float = Field(default=0.05, ge=0.0, le=1.0)
     abstain: bool = True
     mean_share: float = Field(default=0.5, ge=0.0, le=1.0)
-    lexical_weight: float = Field(default=1.0, ge=0.0)
+    lexical_weight: float = Field(default=0.5, ge=0.0)
     dense_candidates: int = Field(default=96, ge=1)
     lexical_candidates: int = Field(default=32, ge=0)

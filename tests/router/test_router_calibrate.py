@@ -6,7 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atomlora.router import GENERAL_QUESTIONS, Calibration, Router, RouterSettings, fit_calibration
-from atomlora.router.calibrate import DEFAULT_GATE, conformal_threshold, is_question, left_out_questions
+from atomlora.router.calibrate import (
+    conformal_threshold,
+    is_question,
+    left_out_questions,
+    stopping_threshold,
+)
+from atomlora.router.features import DEFAULT_GATE, DEFAULT_SCOPE, gate_features
 from atomlora.router.logistic import calibration_error, fit_logistic, probabilities
 from atomlora.router.scores import Candidates, Scorer
 
@@ -32,7 +38,8 @@ class LetterEmbedder:
         return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
 
 
-NAMES = "Arden Brisk Calder Dovel Ember Fallow Garrow Hestle Ivar Jorun Kelda Lorne Marrin Norwen Osric Pell".split()
+NAMES = ["Arden", "Brisk", "Calder", "Dovel", "Ember", "Fallow", "Garrow", "Hestle"]
+NAMES += ["Ivar", "Jorun", "Kelda", "Lorne", "Marrin", "Norwen", "Osric", "Pell"]
 FACTS = [("built", "shipyard"), ("painted", "colour"), ("captained", "master"), ("moored", "berth")]
 
 
@@ -66,7 +73,7 @@ def test_newton_finds_the_minimum() -> None:
 
 def test_without_rows_the_prior_stays_and_separable_rows_stay_finite() -> None:
     prior = np.array(DEFAULT_GATE)
-    np.testing.assert_allclose(fit_logistic(np.zeros((0, 3)), np.zeros(0), prior), prior)
+    np.testing.assert_allclose(fit_logistic(np.zeros((0, 2)), np.zeros(0), prior), prior)
     separable = fit_logistic(np.array([[-9.0], [9.0]]), np.array([0, 1]), np.zeros(2))
     assert np.isfinite(separable).all()
     assert separable[0] > 0
@@ -169,7 +176,7 @@ def test_fit_is_deterministic_json_and_good_on_an_easy_store() -> None:
     assert fitted.stats["gate_ece"] < 0.05
 
 
-def candidates_of(scores: list[tuple[float, float, float]], weight: float = 1.0) -> Candidates:
+def candidates_of(scores: list[tuple[float, float, float]], weight: float = 0.5) -> Candidates:
     table = np.array(scores, np.float32)
     fused = table[:, 0] / 2 + table[:, 1] / 2 + np.float32(weight) * table[:, 2]
     order = np.argsort(-fused, kind="stable")
@@ -188,19 +195,62 @@ def test_gates_and_confidence_are_bounded(scores: list[tuple[float, float, float
     assert 0 <= calibration.confidence(candidates) <= 1
 
 
-@given(numbers, numbers, st.floats(0, 1, width=32), st.floats(0, 0.5))
-def test_a_better_score_never_lowers_the_default_gate(
-    best: float, mean: float, lexical: float, more: float
-) -> None:
-    rest = [(0.4, 0.3, 0.2), (0.2, 0.2, 0.0)]
-    low, high = (
-        candidates_of([(best, mean, lexical), *rest]),
-        candidates_of([(best + more, mean, lexical), *rest]),
-    )
-    calibration = Calibration()
-    # the atom under test is the one whose lexical and dense parts we set
-    at = [int(np.flatnonzero(c.dense_mean == np.float32(mean))[0]) for c in (low, high)]
-    assert calibration.gates(high)[at[1]] >= calibration.gates(low)[at[0]] - 1e-9
+@given(st.lists(numbers, min_size=1, max_size=40), st.integers(0, 39), st.floats(0, 1))
+def test_a_better_score_never_lowers_the_gate(fused: list[float], which: int, more: float) -> None:
+    which %= len(fused)
+    raised = [score + more * (number == which) for number, score in enumerate(fused)]
+    gates = []
+    for scores in (fused, raised):
+        order = np.argsort(-np.array(scores), kind="stable").astype(np.int32)
+        flat = np.zeros(len(order), np.float32)
+        found = Candidates(order, np.array(scores, np.float32)[order], flat, flat, flat)
+        gates.append(float(Calibration().gates(found)[order == which][0]))
+    assert gates[1] >= gates[0] - 1e-6
+
+
+def test_gates_need_a_lead_even_without_rivals() -> None:
+    """In a store of one atom a good score opens the gate and a poor one does not."""
+    gates = []
+    for score in (1.0, 0.2):
+        part = np.array([score], np.float32)
+        gates.append(
+            float(Calibration().gates(Candidates(np.array([0], np.int32), part, part, part, part))[0])
+        )
+    assert gates[0] > 0.9
+    assert gates[1] < 0.1
+
+
+def test_equal_rivals_share_no_certainty() -> None:
+    flat = np.full(2, 0.9, np.float32)
+    twins = gate_features(Candidates(np.arange(2, dtype=np.int32), flat, flat, flat, flat))
+    assert twins[0, 0] == twins[1, 0] == 0
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=300), st.floats(0.01, 0.5))
+def test_stopping_threshold_lets_at_most_alpha_through(confidences: list[float], alpha: float) -> None:
+    values = np.array(confidences)
+    threshold = stopping_threshold(values, alpha)
+    assert np.mean(values >= threshold) <= alpha
+    # and it is no higher than needed
+    assert np.mean(values >= np.nextafter(threshold, -1)) > alpha or threshold <= values.min()
+
+
+def test_statements_alone_keep_the_coefficients_and_set_the_threshold() -> None:
+    embeddings, positions, texts = small_store()
+    statements = ~np.array([is_question(t) for t in texts])
+    kept = [t for t, s in zip(texts, statements, strict=True) if s]
+    fitted = fit_calibration(LetterEmbedder(), embeddings[statements], positions[statements], kept)
+    assert (fitted.gate, fitted.scope) == (DEFAULT_GATE, DEFAULT_SCOPE)
+    assert fitted.threshold != Calibration().threshold
+    assert fitted.stats.keys() == {"negatives", "general_abstained"}
+    assert fitted.stats["general_abstained"] >= 0.95
+
+
+def test_calibration_never_abstains_more_than_alpha_on_left_out_questions() -> None:
+    embeddings, positions, texts = small_store()
+    for alpha in (0.02, 0.1, 0.3):
+        stats = fit_calibration(LetterEmbedder(), embeddings, positions, texts, alpha=alpha).stats
+        assert stats["loo_abstained"] <= alpha
 
 
 def test_calibration_refuses_unknown_fields() -> None:

@@ -18,7 +18,8 @@ from atomlora.router import (
 )
 from atomlora.router.lexical import LexicalIndex, words
 
-VOCABULARY = "amber anvil barge beacon canvas cedar copper ferry gannet harbour kelp lantern mast oak quay rudder".split()
+VOCABULARY = ["amber", "anvil", "barge", "beacon", "canvas", "cedar", "copper", "ferry"]
+VOCABULARY += ["gannet", "harbour", "kelp", "lantern", "mast", "oak", "quay", "rudder"]
 
 
 class WordEmbedder:

@@ -1,0 +1,41 @@
+"""What gates and confidence are judged by, and the coefficients that a store begins from.
+
+Gates look only at how an atom stands against the others. Absolute scores would fit the store's own questions
+better and people's worse: a machine words a question like the text it read, so on leave-one-out questions
+every score is higher than people's wordings ever reach. Confidence has to look at absolute scores, since any
+question has a best atom.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from atomlora.router.scores import Candidates
+
+# Fitted on people's questions about eight SQuAD articles, by sentence and by passage (3.6k keys, 756
+# questions), and the general questions; the order is that of the features, the intercept last.
+DEFAULT_GATE = (1.43, 1.17, -2.02)
+DEFAULT_SCOPE = (3.42, 0.75, 2.82)
+DEFAULT_THRESHOLD = 0.43
+# A small store is scored as if it had rivals: this many, with the score that on-topic rivals typically get.
+RIVALS = 24
+RIVAL_SCORE = 0.4
+
+
+def gate_features(candidates: Candidates) -> np.ndarray:
+    """float64 (c, 2) about unit scale: the fused score's lead over the best other atom, and over the
+    also-rans."""
+    fused = candidates.fused.astype(np.float64)
+    field = np.sort(np.append(fused, np.full(max(RIVALS - len(fused), 1), RIVAL_SCORE)))[::-1][:RIVALS]
+    best = fused.max(initial=RIVAL_SCORE)
+    second = field[1] if len(fused) and best == fused[0] else field[0]
+    rivals = np.full(len(fused), max(best, field[0]))
+    rivals[:1] = second
+    lead = np.clip(fused - rivals, -0.5, 0.5)
+    return np.column_stack([lead / 0.1, (fused - field[4:].mean()) / 0.2])
+
+
+def scope_features(candidates: Candidates) -> np.ndarray:
+    """float64 (2,) about unit scale: the largest dense and the largest lexical score."""
+    dense, lexical = float(candidates.dense_max.max()), float(candidates.lexical.max())
+    return np.array([(dense - 0.6) / 0.15, (lexical - 0.4) / 0.2])
