@@ -27,7 +27,7 @@ _STOP_WORDS = frozenset(
     i if in into is it its me my not of on or our please s she should so some such t tell than that the their
     them then there these they this those to us was we were what when where which who whom whose why will with
     would you your
-    """.split()
+    """.split()  # noqa: SIM905
 )
 
 
