@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 
 from atomlora.errors import UsageError
+
+if TYPE_CHECKING:
+    from atomlora.kernels import AdapterPool
 
 Scope = Literal["answer", "all"]
 
@@ -22,12 +25,14 @@ class Composition:
     (B,) int64.
 
     `answer_start` counts columns of the padded input, cached columns included; it is the last prompt token's
-    column. All three lie on the model's device. Build it with `composition` below, which checks shapes.
+    column. All three lie on the model's device. `pool` is what the slots point into; it may be left out where
+    one pool is mounted. Build it with `composition` below.
     """
 
     slots: torch.Tensor
     weights: torch.Tensor
     answer_start: torch.Tensor
+    pool: AdapterPool | None = None
     # Host copies, so that no forward waits for the device to learn whether anything is active.
     first_start: int = field(init=False)
     last_start: int = field(init=False)
@@ -41,8 +46,9 @@ class Composition:
             or self.answer_start.shape != (count,)
         ):
             raise UsageError(
-                f"composition: slots {tuple(self.slots.shape)}, weights {tuple(self.weights.shape)} and "
-                f"answer_start {tuple(self.answer_start.shape)} do not agree; they must be (B, k), (B, k) and (B,)"
+                f"composition: slots {tuple(self.slots.shape)}, weights {tuple(self.weights.shape)} "
+                f"and answer_start {tuple(self.answer_start.shape)} do not agree; "
+                "they must be (B, k), (B, k) and (B,)"
             )
         starts = self.answer_start.tolist()
         object.__setattr__(self, "first_start", min(starts, default=0))
@@ -59,6 +65,7 @@ def composition(
     weights: Sequence[Sequence[float]],
     answer_start: Sequence[int],
     device: torch.device | str = "cpu",
+    pool: AdapterPool | None = None,
 ) -> Composition:
     """A Composition from plain lists, one entry per request row; shorter rows are filled up with -1 and
     weight 0."""
@@ -78,6 +85,7 @@ def composition(
             [[*row, *[0.0] * (width - len(row))] for row in weights], dtype=torch.float32, device=device
         ).reshape(len(slots), width),
         answer_start=torch.tensor(list(answer_start), dtype=torch.int64, device=device),
+        pool=pool,
     )
 
 

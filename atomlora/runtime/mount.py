@@ -7,10 +7,11 @@ calls do not see each other's.
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from functools import wraps
+from functools import update_wrapper
 from typing import Any, NamedTuple
 
 import torch
@@ -27,6 +28,7 @@ class _Bound(NamedTuple):
     active: Active | None
 
 
+# Of the forward that runs in this context, if it is composed.
 _bound: ContextVar[_Bound | None] = ContextVar("atomlora_bound_composition", default=None)
 
 
@@ -64,8 +66,8 @@ def resolve_target(model: Any, target: Target) -> Any:
     shape = (int(module.in_features), int(module.out_features))
     if shape != (target.d_in, target.d_out):
         raise BaseModelError(
-            f"target {target.layer}.{target.module}: {shape[0]} to {shape[1]} features in this base, but the "
-            f"atoms are made for {target.d_in} to {target.d_out}; use the base that the store was compiled for"
+            f"target {target.layer}.{target.module}: {shape[0]} to {shape[1]} features in this base, but "
+            f"the atoms are made for {target.d_in} to {target.d_out}; use the base that the store names"
         )
     return module
 
@@ -78,40 +80,44 @@ def _is_linear(module: Any) -> bool:
 
 
 class Mount:
-    """The hooks of one model, one pool and one scope; `unmount` leaves the model as it was.
+    """The hooks of one pool and one scope on a model; `unmount` leaves the model as it was.
 
     `pool` must have the targets `pool_targets(targets)`. With scope `answer` atoms act from each row's
-    `answer_start` on, with scope `all` on every token that is not padding. Without a composition every
-    output is the bare base's, bit for bit. Composed forwards give no gradients.
+    `answer_start` on, with scope `all` on every token that is not padding. Without a composition every output
+    is the bare base's, bit for bit. Composed forwards give no gradients. Several stores may be mounted on one
+    model: a composition acts through the pool that it names.
     """
 
     def __init__(
         self, model: Any, targets: Sequence[Target], pool: AdapterPool, scope: Scope = "answer"
     ) -> None:
-        if getattr(model.forward, "atomlora_mount", None) is not None:
-            raise UsageError("atoms are mounted on this model already; unmount them first")
         self.model = model
+        self.pool = pool
         self.scope = scope
-        modules = [
-            resolve_target(model, target) for target in targets
-        ]  # nothing is touched if one is missing
+        # Nothing is touched if a module is missing.
+        modules = [resolve_target(model, target) for target in targets]
         self._handles = [
             module.register_forward_hook(self._adapting_hook(pool.factors(target_key(target))))
             for module, target in zip(modules, targets, strict=True)
         ]
-        self._own_forward = vars(model).get("forward")
-        model.forward = self._taking_composition(model.forward)
+        if not isinstance(model.forward, _ComposedForward):
+            model.forward = _ComposedForward(model)
+        self._forward: _ComposedForward = model.forward
+        self._forward.mounts.append(self)
 
     def unmount(self) -> None:
         """Remove every hook; may be called twice."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
-        if getattr(self.model.forward, "atomlora_mount", None) is self:
-            if self._own_forward is None:
+        forward = self._forward
+        if self in forward.mounts:
+            forward.mounts.remove(self)
+        if not forward.mounts and self.model.forward is forward:
+            if forward.replaced is None:
                 del self.model.forward
             else:
-                self.model.forward = self._own_forward
+                self.model.forward = forward.replaced
 
     def __enter__(self) -> Mount:
         return self
@@ -119,39 +125,8 @@ class Mount:
     def __exit__(self, *exception: object) -> None:
         self.unmount()
 
-    def _taking_composition(self, inner: Callable[..., Any]) -> Callable[..., Any]:
-        """`inner` with the keyword `composition`.
-
-        A wrapper and no forward hook, for two reasons: hooks that are always called are not called on
-        Ctrl-C, and `generate` accepts keywords by the signature of `forward`.
-        """
-        signature = inspect.signature(inner)
-        keyword = inspect.Parameter("composition", inspect.Parameter.KEYWORD_ONLY, default=None)
-        parameters = list(signature.parameters.values())
-        has_rest = bool(parameters) and parameters[-1].kind is inspect.Parameter.VAR_KEYWORD
-        parameters.insert(len(parameters) - has_rest, keyword)
-
-        @wraps(inner)
-        def forward(*args: Any, composition: Composition | None = None, **kwargs: Any) -> Any:
-            if composition is None and _bound.get() is None:
-                return inner(*args, **kwargs)
-            active = None
-            if composition is not None:
-                given = signature.bind_partial(*args, **kwargs).arguments if args else kwargs
-                active = self._active(composition, given)
-            token = _bound.set(_Bound(self, active))
-            try:
-                return inner(*args, **kwargs)
-            finally:
-                _bound.reset(token)
-
-        forward.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-        forward.atomlora_mount = self  # type: ignore[attr-defined]
-        return forward
-
-    def _active(self, request: Composition, given: dict[str, Any]) -> Active | None:
-        if not isinstance(request, Composition):
-            raise UsageError(f"composition must be a Composition, not {type(request).__name__}")
+    def active(self, request: Composition, given: dict[str, Any]) -> Active | None:
+        """Where a forward with the arguments `given` (by name) is adapted."""
         tokens = given.get("input_ids")
         if tokens is None:
             tokens = given["inputs_embeds"]
@@ -183,3 +158,55 @@ class Mount:
             return flat.view(output.shape)
 
         return hook
+
+
+class _ComposedForward:
+    """A model's `forward` with the keyword `composition`, and the live list of the model's mounts.
+
+    `forward` is wrapped, and not hooked, for two reasons: hooks that are always called are not called on
+    Ctrl-C, and `generate` accepts keywords by the signature of `forward`.
+    """
+
+    def __init__(self, model: Any) -> None:
+        inner = model.forward
+        update_wrapper(self, inner)
+        self.inner = inner
+        self.replaced = vars(model).get("forward")
+        self.mounts: list[Mount] = []
+        self.plain = inspect.signature(inner)
+        keyword = inspect.Parameter("composition", inspect.Parameter.KEYWORD_ONLY, default=None)
+        parameters = list(self.plain.parameters.values())
+        has_rest = bool(parameters) and parameters[-1].kind is inspect.Parameter.VAR_KEYWORD
+        parameters.insert(len(parameters) - has_rest, keyword)
+        self.__signature__ = self.plain.replace(parameters=parameters)
+
+    def __call__(self, *args: Any, composition: Composition | None = None, **kwargs: Any) -> Any:
+        if composition is None and _bound.get() is None:
+            return self.inner(*args, **kwargs)
+        bound = None
+        if composition is not None:
+            mount = _chosen(self.mounts, composition)
+            given = self.plain.bind_partial(*args, **kwargs).arguments if args else kwargs
+            bound = _Bound(mount, mount.active(composition, given))
+        token = _bound.set(bound)
+        try:
+            return self.inner(*args, **kwargs)
+        finally:
+            _bound.reset(token)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        # A copied model is bare: its forward must be that of the copy, and no mount's.
+        return copy.deepcopy(self.inner, memo)
+
+
+def _chosen(mounts: list[Mount], request: Composition) -> Mount:
+    if not isinstance(request, Composition):
+        raise UsageError(f"composition must be a Composition, not {type(request).__name__}")
+    found = [mount for mount in mounts if request.pool is None or mount.pool is request.pool]
+    if len(found) != 1:
+        raise UsageError(
+            "the composition's pool is not mounted on this model"
+            if not found
+            else f"{len(found)} pools are mounted on this model; the composition must name its own"
+        )
+    return found[0]

@@ -1,6 +1,7 @@
 """Mounted atoms against dense merging, PEFT's exact combination and a hand-written two-pass oracle."""
 
 import copy
+import dataclasses
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -439,6 +440,36 @@ def test_bfloat16_keeps_its_dtype_and_its_value(pool):
     assert (found.float() - exact).abs().mean() < 0.1 * (bare - exact).abs().mean()
 
 
+def test_two_pools_on_one_model(model, pool):
+    other, ids = make_pool(), prompt(7)
+    one = compose(pool, [{"a": 1.0}], [6])
+    two = compose(other, [{"b": 1.0}], [6])
+    first = Mount(model, TARGETS, pool)
+    wanted_one = model(ids, composition=one).logits
+    with Mount(model, TARGETS, other):
+        with pytest.raises(UsageError, match="must name its own"):
+            model(ids, composition=one)
+        one, two = dataclasses.replace(one, pool=pool), dataclasses.replace(two, pool=other)
+        assert torch.equal(model(ids, composition=one).logits, wanted_one)
+        found = model(ids, composition=two).logits
+        first.unmount()
+        assert torch.equal(model(ids, composition=two).logits, found)
+        close(found[:, 6:], two_pass(model, {"b": 1.0}, ids, 6))
+        with pytest.raises(UsageError, match="not mounted"):
+            model(ids, composition=one)
+    assert "forward" not in vars(model)
+
+
+def test_a_copy_of_a_mounted_model_is_bare_and_its_own(model, pool):
+    ids = prompt(5)
+    with Mount(model, TARGETS, pool):
+        twin = copy.deepcopy(model)
+        assert torch.equal(twin(ids).logits, model(ids).logits)
+        twin.lm_head.weight.zero_()
+        assert twin(ids).logits.abs().max() == 0
+        assert model(ids).logits.abs().max() > 0
+
+
 def test_wrong_uses_are_named(model, pool):
     with pytest.raises(BaseModelError, match="layers 0 to 2"):
         resolve_target(model, Target(layer=3, module="gate_proj", d_in=WIDTH, d_out=INNER))
@@ -450,8 +481,6 @@ def test_wrong_uses_are_named(model, pool):
     full_name = Target(layer=1, module="mlp.gate_proj", d_in=WIDTH, d_out=INNER)
     assert resolve_target(model, full_name) is model.model.layers[1].mlp.gate_proj
     with Mount(model, TARGETS, pool):
-        with pytest.raises(UsageError, match="already"):
-            Mount(model, TARGETS, pool)
         with pytest.raises(UsageError, match="2 rows, the batch 3"):
             model(prompt(5, rows=3), composition=compose(pool, [{"a": 1.0}, {}], [4, 4]))
         embedded = model.get_input_embeddings()(prompt(5)).requires_grad_()

@@ -1,0 +1,80 @@
+"""What `ask` gives back; `model_dump(mode="json")` is the command line's JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from atomlora.errors import UsageError
+
+Mode = Literal["atoms", "text", "both", "none"]
+MODES: tuple[Mode, ...] = ("atoms", "text", "both", "none")
+
+
+class AnswerPart(BaseModel):
+    """Frozen, unknown keys forbidden."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class AnswerAtom(AnswerPart):
+    """An atom that took part: gate `weight` in [0, 1], the router's `score`, and where its `text` stands:
+    characters `start` to `end` of the extracted text of `source` (None where it came from no document)."""
+
+    id: str
+    weight: float
+    score: float
+    source: str | None
+    start: int | None
+    end: int | None
+    text: str
+
+
+class Dropped(AnswerPart):
+    """A routed atom that did not take part, and why."""
+
+    id: str
+    reason: str
+
+
+class Conflict(AnswerPart):
+    """Two routed atoms that disturb each other, and what shows it."""
+
+    a: str
+    b: str
+    reason: str
+
+
+class Answer(AnswerPart):
+    """The answer to one question.
+
+    `abstained`: the router found nothing that covers the question, so the bare base answered. `confidence`:
+    the router's probability that the store covers it (0 in mode none, which does not route). `latency_ms`:
+    from the call to the end of the batch that held the question. `prompt_tokens`: without padding.
+    """
+
+    question: str
+    text: str
+    abstained: bool
+    confidence: float
+    mode: Mode
+    atoms: tuple[AnswerAtom, ...] = ()
+    dropped: tuple[Dropped, ...] = ()
+    conflicts: tuple[Conflict, ...] = ()
+    latency_ms: float
+    prompt_tokens: int
+
+
+def check_request(questions: Sequence[str], mode: str, top_k: int, max_new_tokens: int) -> None:
+    """UsageError for what cannot be asked."""
+    for number, question in enumerate(questions):
+        if not question.strip():
+            raise UsageError(f"question {number + 1} of {len(questions)} is empty; give a question")
+    if mode not in MODES:
+        raise UsageError(f"--mode {mode}: unknown; use {', '.join(MODES)}")
+    if top_k < 1:
+        raise UsageError(f"--top-k must be at least 1, not {top_k}")
+    if max_new_tokens < 1:
+        raise UsageError(f"--max-new-tokens must be at least 1, not {max_new_tokens}")

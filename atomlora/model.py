@@ -1,0 +1,275 @@
+"""`AtomLoRA`: a store opened on its base. Question -> router -> composer -> kernels (in the base's layers)
+-> answer."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from atomlora.answers import Answer, AnswerAtom, Mode, check_request
+from atomlora.errors import BaseModelError
+from atomlora.prompts import chat_prompt
+from atomlora.store import Store
+
+if TYPE_CHECKING:
+    from atomlora.atom import Atom
+    from atomlora.bases import Base
+    from atomlora.composer import Composer, Policy, Selection
+    from atomlora.router import Embedder, Route, RoutedAtom, Router, RouterSettings
+    from atomlora.runtime.composed import ComposedModel
+
+T = TypeVar("T")
+BATCH_SIZE = 16
+
+
+class Asked(NamedTuple):
+    """A question on its way: its route, what of it takes part, and the prompt's token ids."""
+
+    route: Route
+    selection: Selection
+    mounted: Selection
+    prompt: list[int]
+
+
+class AtomLoRA:
+    """One version of a store on its base model. Thread-safe; base, embedder and atoms are loaded when first
+    needed.
+
+    Modes of asking: `atoms` mounts the routed atoms and puts no text in the prompt; `text` puts their texts
+    in the prompt and mounts nothing; `both` does both; `none` asks the bare base. A question that the router
+    finds outside of the store is answered by the bare base in every mode (`abstained`).
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        base: Base | str | None = None,
+        device: str = "auto",
+        *,
+        dtype: str = "auto",
+        router: RouterSettings | None = None,
+        embedder: Embedder | None = None,
+        policies: Sequence[Policy] = (),
+        capacity: int = 64,
+    ) -> None:
+        """Use `AtomLoRA.open`."""
+        self.store = store
+        self._wanted_base: Base | str = base or store.manifest.base.name
+        self._device, self._dtype = device, dtype
+        self._router_settings, self._embedder = router, embedder
+        self._policies, self._capacity = policies, capacity
+        self._parts: dict[str, Any] = {}
+        self._lock = threading.RLock()
+
+    @classmethod
+    def open(
+        cls, store_path: str | Path, base: Base | str | None = None, device: str = "auto", **settings: Any
+    ) -> AtomLoRA:
+        """Open the store at `store_path`.
+
+        `base`: name, folder or loaded `Base` (default: the one the store was compiled for); `device`: auto,
+        cpu, cuda…. Settings: `version` (a digest or its start), `dtype` (auto: float32 on CPU, bfloat16 on
+        GPU), `router` (RouterSettings), `embedder` (default: the store's), `policies` (see `Composer`),
+        `capacity` (atoms resident at once). Raises StoreError; BaseModelError, naming both, when the base is
+        not the store's: here where `base` is given, else when it is first needed.
+        """
+        store = Store.open(store_path, version=settings.pop("version", None))
+        opened = cls(store, base, device, **settings)
+        if base is not None:
+            _ = opened.base
+        return opened
+
+    def ask(self, question: str, mode: Mode = "atoms", top_k: int = 4, max_new_tokens: int = 64) -> Answer:
+        """Answer one question, greedily. Raises UsageError for an empty question, an unknown mode, or top_k
+        or max_new_tokens < 1."""
+        return self.ask_batch([question], mode, top_k, max_new_tokens)[0]
+
+    def ask_batch(
+        self, questions: Sequence[str], mode: Mode = "atoms", top_k: int = 4, max_new_tokens: int = 64
+    ) -> list[Answer]:
+        """Answer several questions, each as `ask` would; batches are made of prompts of like length."""
+        from atomlora.runtime.decoding import decode_batch, plan_batches
+
+        start = time.perf_counter()
+        asked = self._prepare(questions, mode, top_k, max_new_tokens)
+        atoms = [{atom.id for atom in one.mounted.atoms} for one in asked]
+        answers: dict[int, Answer] = {}
+        for rows in plan_batches([len(one.prompt) for one in asked], atoms, BATCH_SIZE, self._capacity):
+            batch = [asked[row] for row in rows]
+            last = max(len(one.prompt) for one in batch) - 1
+            with self.composer.mounted([one.mounted for one in batch], [last] * len(batch)) as composition:
+                texts = decode_batch(self.base, [one.prompt for one in batch], composition, max_new_tokens)
+            latency_ms = (time.perf_counter() - start) * 1000
+            for row, one, text in zip(rows, batch, texts, strict=True):
+                answers[row] = self._answer(one, text, mode, latency_ms)
+        return [answers[row] for row in range(len(questions))]
+
+    def stream(
+        self, question: str, mode: Mode = "atoms", top_k: int = 4, max_new_tokens: int = 64
+    ) -> Generator[str, None, Answer]:
+        """The answer's text in pieces as they are decoded; the generator's return value is the `Answer`."""
+        start = time.perf_counter()
+        asked = self._prepare([question], mode, top_k, max_new_tokens)[0]
+        return self._stream(asked, mode, max_new_tokens, start)
+
+    def route(self, question: str, top_k: int = 4) -> Route:
+        """Which atoms matter to the question; needs the embedder only, not the base."""
+        return self.router.route(question, top_k)
+
+    @contextmanager
+    def compose(self, route: Route | Sequence[Route]) -> Iterator[ComposedModel]:
+        """A context in which the yielded model's `generate(...)` and calls are composed.
+
+        One route serves every prompt of a batch; a list gives each prompt its own. Other threads, and the
+        bare `base.model`, are not affected.
+        """
+        from atomlora.router import Route
+        from atomlora.runtime.composed import ComposedModel
+
+        routes = [route] if isinstance(route, Route) else list(route)
+        selections = [self.composer.select(one) for one in routes]
+        with self.composer.mounted(selections, [0] * len(selections)) as composition:
+            slots = composition.slots.tolist() if composition else [[] for _ in routes]
+            weights = composition.weights.tolist() if composition else [[] for _ in routes]
+            yield ComposedModel(self.base.model, slots, weights, self.composer.pool)
+
+    def close(self) -> None:
+        """Take the atoms off the model and let go of the store's files."""
+        with self._lock:
+            if (composer := self._parts.pop("composer", None)) is not None:
+                composer.close()
+            self.store.close()
+
+    def __enter__(self) -> AtomLoRA:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    # Parts, loaded when first needed
+
+    @property
+    def base(self) -> Base:
+        """The base model; BaseModelError, naming both, when it is not the one the store was compiled for."""
+        return self._part("base", self._load_base)
+
+    @property
+    def atoms(self) -> dict[str, Atom]:
+        """The version's atoms by id, in the catalogue's order."""
+        return self._part("atoms", lambda: {atom.id: atom for atom in self.store.atoms()})
+
+    @property
+    def router(self) -> Router:
+        from atomlora.runtime.keys import open_router
+
+        atoms = self.atoms
+        return self._part(
+            "router",
+            lambda: open_router(self.store, list(atoms.values()), self._router_settings, self._embedder),
+        )
+
+    @property
+    def composer(self) -> Composer:
+        from atomlora.composer import Composer
+
+        return self._part(
+            "composer",
+            lambda: Composer(
+                self.store,
+                self.base.model,
+                self.atoms,
+                capacity=self._capacity,
+                policies=self._policies,
+            ),
+        )
+
+    def _part(self, name: str, make: Callable[[], T]) -> T:
+        with self._lock:
+            if name not in self._parts:
+                self._parts[name] = make()
+            part: T = self._parts[name]
+            return part
+
+    def _load_base(self) -> Base:
+        from atomlora.bases import load_base
+
+        wanted = self.store.manifest.base
+        base = self._wanted_base
+        if isinstance(base, str):
+            base = load_base(base, self._device, self._dtype)
+        if base.fingerprint != wanted.fingerprint:
+            raise BaseModelError(
+                f"{self.store.path} was compiled for base {wanted.name!r} ({wanted.fingerprint[:12]}…), not "
+                f"for {base.name!r} ({base.fingerprint[:12]}…); open it with that base or compile it again"
+            )
+        return base
+
+    # Steps of asking
+
+    def _prepare(self, questions: Sequence[str], mode: Mode, top_k: int, max_new_tokens: int) -> list[Asked]:
+        from atomlora.composer import Selection
+        from atomlora.router import Route
+        from atomlora.runtime.decoding import check_room
+
+        check_request(questions, mode, top_k, max_new_tokens)
+        if mode == "none":
+            routes = [Route(question=q, atoms=(), abstained=False, confidence=0.0) for q in questions]
+        else:
+            routes = self.router.route_batch(questions, top_k)
+        asked = []
+        for route in routes:
+            selection = self.composer.select(route)
+            shown = selection.atoms if mode in ("text", "both") else ()
+            prompt = chat_prompt(self.base.tokenizer, route.question, self._context(shown))
+            check_room(self.base, prompt, route.question, max_new_tokens)
+            mounted = selection if mode in ("atoms", "both") else Selection()
+            asked.append(Asked(route, selection, mounted, prompt))
+        return asked
+
+    def _context(self, atoms: Sequence[RoutedAtom]) -> str | None:
+        """The texts of atoms, each once, the likeliest first; None without atoms."""
+        return "\n".join(dict.fromkeys(self.atoms[atom.id].text for atom in atoms)) or None
+
+    def _stream(
+        self, asked: Asked, mode: Mode, max_new_tokens: int, start: float
+    ) -> Generator[str, None, Answer]:
+        from atomlora.runtime.decoding import stream_text
+
+        pieces: list[str] = []
+        with self.composer.mounted([asked.mounted], [len(asked.prompt) - 1]) as composition:
+            for piece in stream_text(self.base, asked.prompt, composition, max_new_tokens):
+                pieces.append(piece)
+                yield piece
+        latency_ms = (time.perf_counter() - start) * 1000
+        return self._answer(asked, "".join(pieces).strip(), mode, latency_ms)
+
+    def _answer(self, asked: Asked, text: str, mode: Mode, latency_ms: float) -> Answer:
+        return Answer(
+            question=asked.route.question,
+            text=text,
+            abstained=asked.route.abstained,
+            confidence=asked.route.confidence,
+            mode=mode,
+            atoms=tuple(self._answer_atom(atom) for atom in asked.selection.atoms),
+            dropped=asked.selection.dropped,
+            conflicts=asked.selection.conflicts,
+            latency_ms=round(latency_ms, 3),
+            prompt_tokens=len(asked.prompt),
+        )
+
+    def _answer_atom(self, routed: RoutedAtom) -> AnswerAtom:
+        atom = self.atoms[routed.id]
+        place = atom.provenances[0] if atom.provenances else None
+        return AnswerAtom(
+            id=atom.id,
+            weight=routed.weight,
+            score=routed.score,
+            source=place.source if place else None,
+            start=place.start if place else None,
+            end=place.end if place else None,
+            text=atom.text,
+        )

@@ -1,0 +1,142 @@
+"""Batches and streams of greedy decoding on a Hugging Face model, atoms mounted or not."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence, Set
+from typing import Any
+
+import torch
+
+from atomlora.bases import Base
+from atomlora.errors import UsageError
+from atomlora.prompts import end_ids
+from atomlora.runtime.composition import Composition
+
+
+def left_pad(
+    prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device | str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and attention mask, both int64 (B, longest), padded on the left."""
+    width = max(len(prompt) for prompt in prompts)
+    ids = [[pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts]
+    mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+
+
+def plan_batches(
+    lengths: Sequence[int], atoms: Sequence[Set[str]], batch_size: int, capacity: int
+) -> list[list[int]]:
+    """Row numbers of batches: of like length (little padding), at most `batch_size` rows, and no more
+    distinct atoms than `capacity` where one row alone does not exceed it."""
+    batches: list[list[int]] = []
+    together: set[str] = set()
+    for row in sorted(range(len(lengths)), key=lambda number: lengths[number]):
+        fits = len(together | atoms[row]) <= capacity
+        if not batches or len(batches[-1]) >= batch_size or not fits:
+            batches.append([])
+            together = set()
+        batches[-1].append(row)
+        together |= atoms[row]
+    return batches
+
+
+def greedy(base: Base, max_new_tokens: int) -> Any:
+    """A GenerationConfig that takes the likeliest token until the turn ends, whatever the base's own defaults
+    (sampling, repetition penalties) say: atoms are trained to be recalled that way."""
+    from transformers import GenerationConfig
+
+    untyped: Any = GenerationConfig
+    return untyped(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        temperature=1.0,
+        top_p=1.0,
+        top_k=50,
+        repetition_penalty=1.0,
+        eos_token_id=list(end_ids(base.tokenizer, base.model)),
+        pad_token_id=base.tokenizer.pad_token_id,
+    )
+
+
+def check_room(base: Base, prompt: Sequence[int], question: str, max_new_tokens: int) -> None:
+    """UsageError, naming the question, when prompt and answer do not fit into the base's context."""
+    limit = getattr(base.model.config, "max_position_embeddings", None)
+    if limit is not None and len(prompt) + max_new_tokens > limit:
+        raise UsageError(
+            f"question {question[:60]!r}: {len(prompt)} prompt tokens and {max_new_tokens} new ones exceed "
+            f"the base's {limit}; ask for fewer new tokens, a lower top-k, or mode atoms"
+        )
+
+
+def decode_batch(
+    base: Base, prompts: Sequence[Sequence[int]], composition: Composition | None, max_new_tokens: int
+) -> list[str]:
+    """The greedy answers to a batch of prompts, stripped, special tokens left out."""
+    ids, mask = left_pad(prompts, base.tokenizer.pad_token_id, base.model.device)
+    with torch.inference_mode():
+        out = base.model.generate(
+            ids,
+            attention_mask=mask,
+            generation_config=greedy(base, max_new_tokens),
+            composition=composition,
+        )
+    texts = base.tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
+    return [text.strip() for text in texts]
+
+
+def stream_text(
+    base: Base, prompt: Sequence[int], composition: Composition | None, max_new_tokens: int
+) -> Iterator[str]:
+    """The greedy answer to one prompt, piece by piece as it is decoded in another thread.
+
+    Leading white space is left out. Closing the iterator ends decoding at the next token; an error of the
+    decoding thread is raised here.
+    """
+    from transformers import StoppingCriteriaList, TextIteratorStreamer
+
+    streamer: Any = TextIteratorStreamer(base.tokenizer, skip_prompt=True, skip_special_tokens=True)
+    closed = threading.Event()
+    failures: list[BaseException] = []
+    ids, mask = left_pad([prompt], base.tokenizer.pad_token_id, base.model.device)
+
+    def decode() -> None:
+        try:
+            with torch.inference_mode():
+                base.model.generate(
+                    ids,
+                    attention_mask=mask,
+                    generation_config=greedy(base, max_new_tokens),
+                    composition=composition,
+                    streamer=streamer,
+                    stopping_criteria=StoppingCriteriaList([_Closed(closed)]),
+                )
+        except BaseException as error:
+            failures.append(error)
+            streamer.end()
+
+    thread = threading.Thread(target=decode, name="atomlora-stream", daemon=True)
+    thread.start()
+    try:
+        begun = False
+        for piece in streamer:
+            shown = piece if begun else piece.lstrip()
+            if shown:
+                begun = True
+                yield shown
+    finally:
+        closed.set()
+        thread.join()
+    if failures:
+        raise failures[0]
+
+
+class _Closed:
+    """Stops every row once the event is set (a `transformers` stopping criterion)."""
+
+    def __init__(self, event: threading.Event) -> None:
+        self.event = event
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_settings: Any) -> torch.Tensor:
+        return torch.full((input_ids.shape[0],), self.event.is_set(), device=input_ids.device)
