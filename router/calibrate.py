@@ -196,12 +196,17 @@ class Table(NamedTuple):
         """Coefficients fitted to the rows of a bool mask (default: all); the prior where one class is
         absent."""
         rows = np.ones(len(self.labels), bool) if rows is None else rows
-        labels = self.labels[rows]
+        features, labels, prior = self.features[rows], self.labels[rows], np.array(self.prior)
         if labels.all() or not labels.any():
-            return np.array(self.prior)
-        return fit_logistic(
-            self.features[rows], labels, np.array(self.prior), PRIOR_STRENGTH, self.weights[rows]
-        )
+            return prior
+        useful = np.ones(features.shape[1], bool)
+        while True:
+            # a feature at 0 with a prior of 0 keeps the coefficient 0
+            start = np.append(prior[:-1] * useful, prior[-1])
+            found = fit_logistic(features * useful, labels, start, PRIOR_STRENGTH, self.weights[rows])
+            if (found[:-1] >= 0).all():
+                return found
+            useful &= found[:-1] >= 0
 
     def held_out(self) -> np.ndarray:
         """Each row's probability under the fit to the other folds."""

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from atomlora.router import GENERAL_QUESTIONS, Calibration, Router, RouterSettings, fit_calibration
 from atomlora.router.calibrate import (
+    Table,
     conformal_threshold,
     is_question,
     left_out_questions,
@@ -206,6 +207,21 @@ def test_a_better_score_never_lowers_the_gate(fused: list[float], which: int, mo
         found = Candidates(order, np.array(scores, np.float32)[order], flat, flat, flat)
         gates.append(float(Calibration().gates(found)[order == which][0]))
     assert gates[1] >= gates[0] - 1e-6
+
+
+def test_no_feature_gets_a_negative_coefficient() -> None:
+    random = np.random.default_rng(4)
+    features = random.normal(size=(2000, 2))
+    labels = random.random(2000) < probabilities(features, np.array([2.0, -1.5, 0.0]))
+    table = Table(features, labels, np.arange(2000) % 5, np.ones(2000), (1.0, 1.0, 0.0))
+    assert fit_logistic(features, labels, np.array([1.0, 1.0, 0.0]), 30.0)[1] < 0
+    fitted = table.fit()
+    assert fitted[1] == 0
+    assert fitted[0] > 0.5
+    # what is left is fitted as if the feature had never been there
+    np.testing.assert_allclose(
+        fitted[[0, 2]], fit_logistic(features[:, :1], labels, np.array([1.0, 0.0]), 30.0), atol=1e-6
+    )
 
 
 def test_gates_need_a_lead_even_without_rivals() -> None:
