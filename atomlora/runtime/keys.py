@@ -5,12 +5,10 @@ Import light: no torch, no embedder until `open_router` is called.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from atomlora.atom import Atom
 from atomlora.errors import BaseModelError, StoreError
@@ -20,33 +18,37 @@ if TYPE_CHECKING:
     from atomlora.store import Store
 
 
-def key_texts(atom: Atom) -> list[str]:
-    """The texts by which an atom is found: its own text under its title, then its questions, each once.
+def store_keys(atoms: Sequence[Atom]) -> list[tuple[int, str]]:
+    """The keys of a version: (position in the catalogue, text), atom by atom; see
+    `atomlora.router.key_texts`.
 
-    A store's key embeddings are those of these texts, in this order within an atom; texts are not stored
-    twice.
+    A store keeps the keys' embeddings only, in this order; their texts follow from the catalogue. An atom's
+    neighbours are those before and after it in the document of its first provenance.
     """
-    own = f"{atom.title}: {atom.text}" if atom.title else atom.text
-    return list(dict.fromkeys([own, *(question.text for question in atom.questions)]))
+    from atomlora.router import key_texts
 
-
-def texts_of_keys(atoms: Sequence[Atom], positions: np.ndarray) -> list[str]:
-    """The text of every key, aligned with `positions` (n,): the j-th key of an atom is its j-th key text.
-
-    Raises StoreError when there are other numbers of keys than of key texts.
-    """
-    texts = [key_texts(atom) for atom in atoms]
-    seen: Counter[int] = Counter()
-    found = []
-    for position in positions.tolist():
-        own = texts[position]
-        if seen[position] >= len(own):
-            raise StoreError(
-                f"the store's keys do not fit its atom {atoms[position].id[:12]}; compile it again"
-            )
-        found.append(own[seen[position]])
-        seen[position] += 1
-    return found
+    places = sorted(
+        (atom.provenances[0].source, atom.provenances[0].start, position)
+        for position, atom in enumerate(atoms)
+        if atom.provenances
+    )
+    before: dict[int, str] = {}
+    after: dict[int, str] = {}
+    for (source, _, first), (next_source, _, second) in pairwise(places):
+        if source == next_source:
+            after[first], before[second] = atoms[second].text, atoms[first].text
+    return [
+        (position, text)
+        for position, atom in enumerate(atoms)
+        for text in key_texts(
+            atom.text,
+            atom.title,
+            atom.headings,
+            [question.text for question in atom.questions],
+            before.get(position, ""),
+            after.get(position, ""),
+        )
+    ]
 
 
 def open_router(
@@ -57,7 +59,8 @@ def open_router(
 ) -> Router:
     """The router over a store's version (`atoms` in the catalogue's order), with its embedder loaded.
 
-    Raises BaseModelError when the embedder is not the one that made the keys, naming both.
+    Raises BaseModelError when the embedder is not the one that made the keys, naming both; StoreError when
+    the keys were made from other texts than `store_keys` gives.
     """
     from atomlora.router import Calibration, Router, load_embedder
 
@@ -70,6 +73,9 @@ def open_router(
             "open it with that embedder or compile it again"
         )
     embeddings, positions = store.keys()
+    keys = store_keys(atoms)
+    if positions.tolist() != [position for position, _ in keys]:
+        raise StoreError(f"{store.path}: its keys do not fit its atoms; compile it again with this atomlora")
     cache: Path | None
     try:
         cache = store.cache_path("keys.faiss")
@@ -80,7 +86,7 @@ def open_router(
         embeddings,
         positions,
         [atom.id for atom in atoms],
-        texts_of_keys(atoms, positions),
+        [text for _, text in keys],
         Calibration.model_validate(manifest.calibration) if manifest.calibration else None,
         settings,
         cache=cache,

@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from atomlora.atom import Atom, Provenance, Target, TrainRecord, atom_identity, record_size
 from atomlora.bases import Base, fingerprint
 from atomlora.questions.types import Question
-from atomlora.runtime.keys import key_texts
+from atomlora.runtime.keys import store_keys
 from atomlora.store import ModelName, Store, weights_digest
 
 FACTS = (
@@ -134,7 +134,7 @@ def world(tmp_path):
     base, embedder = make_base(), WordEmbedder()
     records = [make_record(number) for number in range(len(FACTS))]
     atoms = [make_atom(number, base, record) for number, record in enumerate(records)]
-    texts = [(position, text) for position, atom in enumerate(atoms) for text in key_texts(atom)]
+    texts = store_keys(atoms)
     with Store.writer(tmp_path / "store") as writer:
         writer.write_segment(list(zip(atoms, records, strict=True)))
         writer.commit(
