@@ -8,6 +8,7 @@ sizes and addresses are read, and one call goes into compiled code, which releas
 from __future__ import annotations
 
 import importlib
+import os
 import threading
 
 import numba
@@ -147,6 +148,16 @@ def _threads() -> int:
     if threads > 1:
         numba.set_num_threads(threads)
     return threads
+
+
+def _stay_serial() -> None:
+    global _may_split
+    _may_split = False
+
+
+# GNU OpenMP ends a forked child that enters a parallel region when its parent has been in one.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_stay_serial)
 
 
 def _has_threadsafe_layer() -> bool:

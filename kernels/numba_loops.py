@@ -206,10 +206,18 @@ def _apart(parts, where, places, A, Bt, size, rank, scaling_at, slots_at, weight
     return fault
 
 
-# The entries take plain integers: reading sizes and addresses off a tensor is cheaper than making an array.
+def _entry(function):
+    """Compile at the first call; the code is kept on disk, unless no folder can be written to.
+
+    Entries take plain integers: reading addresses off a tensor is cheaper than making an array of it.
+    """
+    try:
+        return njit(cache=True, nogil=True)(function)
+    except RuntimeError:
+        return njit(nogil=True)(function)
 
 
-@njit(cache=True, nogil=True)
+@_entry
 def serial_float32(
     x, dx, out, dy, rows, places, a, bt, size, rank, d_in, d_out, scaling, slots, weights, count, k, parts
 ):
@@ -218,7 +226,7 @@ def serial_float32(
     return _in_turn((x, dx, out, dy, rows), places, A, Bt, size, rank, scaling, slots, weights, count, k)
 
 
-@njit(cache=True, nogil=True)
+@_entry
 def serial_bfloat16(
     x, dx, out, dy, rows, places, a, bt, size, rank, d_in, d_out, scaling, slots, weights, count, k, parts
 ):
@@ -227,7 +235,7 @@ def serial_bfloat16(
     return _in_turn((x, dx, out, dy, rows), places, A, Bt, size, rank, scaling, slots, weights, count, k)
 
 
-@njit(cache=True, nogil=True)
+@_entry
 def parallel_float32(
     x, dx, out, dy, rows, places, a, bt, size, rank, d_in, d_out, scaling, slots, weights, count, k, parts
 ):
@@ -236,7 +244,7 @@ def parallel_float32(
     return _apart(parts, (x, dx, out, dy, rows), places, A, Bt, size, rank, scaling, slots, weights, count, k)
 
 
-@njit(cache=True, nogil=True)
+@_entry
 def parallel_bfloat16(
     x, dx, out, dy, rows, places, a, bt, size, rank, d_in, d_out, scaling, slots, weights, count, k, parts
 ):

@@ -113,6 +113,43 @@ def test_import_is_light() -> None:
     assert done.stdout.strip() == "[]"
 
 
+PARALLEL_CALL = """
+import os, sys, torch
+from atomlora.kernels import FactorPool, sum_delta
+torch.set_num_threads(2)
+pool = FactorPool(torch.ones(4, 16, 600), torch.ones(4, 16, 600), torch.ones(4))
+slots = torch.zeros((33, 4), dtype=torch.int32)
+
+def call():
+    out = torch.zeros(33, 600)
+    sum_delta(torch.ones(33, 600), pool, slots, torch.ones(33, 4), out=out, backend="numba")
+    return out[7, 5].item()
+
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_child_still_answers() -> None:
+    code = PARALLEL_CALL + (
+        "call()\nchild = os.fork()\nif child == 0:\n    os._exit(0 if call() == 4 * 16 * 600 else 1)\n"
+        "sys.exit(os.waitpid(child, 0)[1])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_no_folder_for_compiled_code() -> None:
+    code = (
+        "import numba.core.caching as caching\n"
+        "caching.CompileResultCacheImpl._locator_classes = []\n"
+        "from atomlora.kernels import available_backends, numba_loops\n"
+        "assert not numba_loops.serial_float32.stats.cache_path\n"
+        "print(available_backends()[0])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "numba", done.stderr
+
+
 def test_many_threads_at_once() -> None:
     """Concurrent calls, each large enough to split, on outputs of their own."""
     warm_up(torch.float32)
