@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import random
 import shutil
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -140,6 +142,16 @@ def test_the_cache_of_another_version_is_not_used(store_path: Path, make: Simple
     assert len(Store.open(store_path)) == 2
     with pytest.raises(StoreError, match="no atom"):
         Store.open(store_path).get(make.atom(6)[0].id)
+
+
+def test_a_cache_that_lies_is_not_believed(store_path: Path) -> None:
+    expected = everything(store_path)
+    with contextlib.closing(sqlite3.connect(store_path / "cache" / "catalogue.sqlite3")) as connection:
+        connection.execute("DELETE FROM atoms WHERE position > 2")
+        connection.execute("UPDATE sources SET source = 'b.md'")
+        connection.commit()
+    assert everything(store_path) == expected
+    assert len(Store.open(store_path)) == 6
 
 
 def test_an_old_snapshot_leaves_the_cache_alone(store_path: Path) -> None:

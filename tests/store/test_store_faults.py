@@ -168,6 +168,14 @@ def test_an_interrupt_leaves_no_temporary_file(store_path: Path, make: SimpleNam
     assert Store.open(store_path).version == before
 
 
+def test_short_writes_are_carried_on(store_path: Path, make: SimpleNamespace) -> None:
+    real = os.write
+    with pytest.MonkeyPatch.context() as patch, Store.writer(store_path) as writer:
+        patch.setattr(os, "write", lambda handle, data: real(handle, data[:100]))
+        third_version(writer, make)
+    assert Store.open(store_path).verify().ok
+
+
 def test_bytes_are_durable_before_their_name_and_names_before_the_next_step(
     store_path: Path, make: SimpleNamespace
 ) -> None:

@@ -79,6 +79,34 @@ def test_a_forked_child_does_not_keep_the_lock(store_path: Path) -> None:
         child.join()
 
 
+def hold_with_a_child(path: Path, pipe: Connection) -> None:
+    with Store.writer(path):
+        child = multiprocessing.get_context("fork").Process(target=say_and_sleep, args=(pipe,))
+        child.start()
+        time.sleep(60)
+
+
+def say_and_sleep(pipe: Connection) -> None:
+    pipe.send(os.getpid())
+    time.sleep(60)
+
+
+def test_a_killed_writers_children_do_not_keep_the_lock(store_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    receive, send = context.Pipe(duplex=False)
+    holder = context.Process(target=hold_with_a_child, args=(store_path, send))
+    holder.start()
+    child = receive.recv()
+    try:
+        holder.kill()
+        holder.join()
+        os.kill(child, 0)  # the child lives on
+        with Store.writer(store_path) as writer:
+            assert writer.head is not None
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
 def test_a_lock_that_is_a_folder_is_a_clear_error(tmp_path: Path) -> None:
     Store.create(tmp_path / "store")
     (tmp_path / "store" / "lock").mkdir()
