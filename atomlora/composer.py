@@ -71,7 +71,7 @@ class Composer:
         self.patience_s = patience_s
         self.pool = AdapterPool(
             pool_targets(manifest.targets),
-            capacity=capacity,
+            capacity=max(1, min(capacity, len(atoms))),
             rank=max((atom.rank for atom in atoms.values()), default=1),
             dtype=torch.bfloat16,
             device=model.device,

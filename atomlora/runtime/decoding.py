@@ -75,13 +75,10 @@ def decode_batch(
 ) -> list[str]:
     """The greedy answers to a batch of prompts, stripped, special tokens left out."""
     ids, mask = left_pad(prompts, base.tokenizer.pad_token_id, base.model.device)
-    with torch.inference_mode():
-        out = base.model.generate(
-            ids,
-            attention_mask=mask,
-            generation_config=greedy(base, max_new_tokens),
-            composition=composition,
-        )
+    # No inference mode: what a model remembers of a forward (rotary tables) must stay usable in training.
+    out = base.model.generate(
+        ids, attention_mask=mask, generation_config=greedy(base, max_new_tokens), composition=composition
+    )
     texts = base.tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
     return [text.strip() for text in texts]
 
@@ -103,15 +100,14 @@ def stream_text(
 
     def decode() -> None:
         try:
-            with torch.inference_mode():
-                base.model.generate(
-                    ids,
-                    attention_mask=mask,
-                    generation_config=greedy(base, max_new_tokens),
-                    composition=composition,
-                    streamer=streamer,
-                    stopping_criteria=StoppingCriteriaList([_Closed(closed)]),
-                )
+            base.model.generate(
+                ids,
+                attention_mask=mask,
+                generation_config=greedy(base, max_new_tokens),
+                composition=composition,
+                streamer=streamer,
+                stopping_criteria=StoppingCriteriaList([_Closed(closed)]),
+            )
         except BaseException as error:
             failures.append(error)
             streamer.end()
