@@ -1,7 +1,7 @@
 """Whether a sentence stands alone, and which name stands for what it points back to.
 
-A rule over words, not a parser: it prefers to join a sentence that could have stood alone (that costs a longer atom) to
-leaving one whose "it" nobody can resolve (that costs a useless one).
+A rule over words, not a parser: it prefers to join a sentence that could have stood alone (which costs a
+longer atom) to leaving one whose "it" nobody can resolve (that costs a useless one).
 """
 
 import re
@@ -10,12 +10,21 @@ from functools import lru_cache
 from atomlora.corpora.settings import SplitSettings
 
 _TOKEN = re.compile(r"[^\W_][\w'’.&/-]*|[^\w\s]")
-_VERBS = frozenset(
-    ["is", "are", "was", "were", "has", "have", "had", "will", "would", "can", "could", "may", "might", "must", "shall", "should", "does", "did", "do", "became", "becomes", "remains", "remained", "came", "went", "took", "gave", "made", "got", "ran", "began", "won", "lost", "held", "led", "left", "sank", "rose", "fell", "grew"]
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_VERBS = _words(
+    "is are was were has have had will would can could may might must shall should does did do "
+    "became becomes remains remained came went took gave made got ran began won lost held led "
+    "left sank rose fell grew"
 )
-_LINKS = frozenset(["of", "for", "in", "on", "at", "from", "to", "with", "by", "between", "who", "which", "that", "whose", "where", "called", "named"])
-_NAME_JOINERS = frozenset(["of", "the", "de", "da", "di", "van", "von", "der", "la", "le", "du", "and", "&", "for"])
-_DETERMINERS = frozenset(["the", "a", "an"])
+_LINKS = _words("of for in on at from to with by between who which that whose where called named")
+_NAME_JOINERS = _words("of the de da di van von der la le du and & for")
+_DETERMINERS = _words("the a an")
+_COUNTING = _words("one some most many several all each both")
 _CLAUSE_TOKENS = 14
 
 
@@ -27,9 +36,14 @@ def _sets(settings: SplitSettings) -> dict[str, frozenset[str]]:
     }
 
 
+@lru_cache(maxsize=64)
+def _connectives(settings: SplitSettings) -> tuple[str, ...]:
+    return tuple(f"{phrase} " for phrase in settings.connectives)
+
+
 def is_anaphoric(sentence: str, settings: SplitSettings) -> bool:
-    """Whether the sentence's subject is named before it: an opening pronoun, demonstrative or connective, a pronoun
-    behind an introductory phrase, or a bare "The ship ..." without a name."""
+    """Whether the sentence's subject is named before it: an opening pronoun, demonstrative or connective, a
+    pronoun or bare noun behind an introductory phrase, or a bare "The ship ..." without a name."""
     tokens = _TOKEN.findall(sentence[:400])
     while tokens and not tokens[0][0].isalnum():
         tokens.pop(0)
@@ -39,9 +53,9 @@ def is_anaphoric(sentence: str, settings: SplitSettings) -> bool:
     lower = [token.lower() for token in tokens]
     first = re.split(r"['’]", lower[0])[0]
     if first in words["anaphoric_words"]:
-        return not (first in ("one", "some", "most", "many", "several", "all", "each", "both") and _names(tokens[1:8]))
+        return not (first in _COUNTING and _names(tokens[1:8]))  # "Most of Kestrin's ..." names its subject
     opening = " ".join(token for token in lower[:5] if token != ",")
-    if any(opening == phrase or opening.startswith(phrase + " ") for phrase in settings.connectives):
+    if f"{opening} ".startswith(_connectives(settings)):
         return True
     if first == "the" and _is_bare_noun(tokens, lower, words["anaphoric_nouns"]):
         return True
@@ -65,7 +79,9 @@ def _is_bare_noun(tokens: list[str], lower: list[str], nouns: frozenset[str]) ->
     return False
 
 
-def _pronoun_after_introduction(tokens: list[str], lower: list[str], words: dict[str, frozenset[str]]) -> bool:
+def _pronoun_after_introduction(
+    tokens: list[str], lower: list[str], words: dict[str, frozenset[str]]
+) -> bool:
     if lower[0] not in words["introducers"] and not lower[0][0].isdigit():
         # "Founded in 1903, it ...": a participle phrase without a name
         comma = lower.index(",") if "," in lower[:8] else 0
@@ -73,16 +89,32 @@ def _pronoun_after_introduction(tokens: list[str], lower: list[str], words: dict
             return False
         return lower[comma + 1] in words["subject_pronouns"]
     for index in range(1, min(len(lower), _CLAUSE_TOKENS)):
-        if lower[index] in words["subject_pronouns"] and tokens[index].islower():
-            named = lower[0] in words["subordinators"] and any(token[0].isupper() for token in tokens[1:index])
-            return not named
-        if lower[index] in _VERBS:
+        pronoun = lower[index] in words["subject_pronouns"] and tokens[index].islower()
+        if pronoun or _is_bare_subject(tokens, lower, index, words["anaphoric_nouns"]):
+            # "When Chopin was seven, he ..." names its subject itself
+            return not (lower[0] in words["subordinators"] and _capitals(tokens[1:index]))
+        if lower[index] in _VERBS and lower[0] not in words["subordinators"]:
             return False
     return False
 
 
+def _is_bare_subject(tokens: list[str], lower: list[str], index: int, nouns: frozenset[str]) -> bool:
+    """Whether ", the city became" stands at `index`: a class of things, named by no more than its noun."""
+    if lower[index] != "the" or index + 2 >= len(lower) or lower[index - 1] not in (",", "year", "years"):
+        return False
+    following = tokens[index + 2]
+    return lower[index + 1] in nouns and following.islower() and following not in _LINKS | nouns
+
+
+def _capitals(tokens: list[str]) -> bool:
+    return any(token[0].isupper() for token in tokens)
+
+
 def leading_name(sentence: str) -> str:
-    """The proper name that the sentence opens with ("The Saxon Garden, covering ..." gives "The Saxon Garden"), or ""."""
+    """The proper name that the sentence opens with, or "".
+
+    "The Saxon Garden, covering ..." gives "The Saxon Garden".
+    """
     matches = list(_TOKEN.finditer(sentence[:200]))
     if not matches:
         return ""

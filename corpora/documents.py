@@ -66,7 +66,9 @@ class Document(BaseModel):
         position = 0
         for block in self.blocks:
             if not position <= block.start <= block.end <= len(self.text):
-                raise ValueError(f"{self.source}: block {block.start}:{block.end} is out of order or out of the text")
+                raise ValueError(
+                    f"{self.source}: block {block.start}:{block.end} is out of order or out of the text"
+                )
             position = block.end
         return self
 

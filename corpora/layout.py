@@ -1,7 +1,9 @@
-"""Sentences of a block of prose with their offsets, line breaks told apart: wrapped lines, or one record a line."""
+"""Sentences of a block of prose with their offsets; wrapped lines are told from one record a line."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 from atomlora.corpora.builder import one_line
@@ -21,7 +23,7 @@ class Sentence:
     end: int
     text: str
 
-    @property
+    @cached_property
     def words(self) -> int:
         return max(len(self.text.split()), len(self.text) // 12)
 
@@ -51,8 +53,10 @@ def is_record(text: str) -> bool:
 
 
 def _runs(text: str, start: int, end: int) -> list[tuple[int, int]]:
-    """Stretches of wrapped lines. A break is meant, not wrapped, where both lines are "Key: value", or where the next
-    line begins with a capital or a digit though its first word would have fitted on the line before."""
+    """Stretches of wrapped lines. A break is meant, not wrapped, where both lines are "Key: value", or
+    where the next line begins with a capital or a digit though its first word would have fitted on the line
+    before.
+    """
     lines, position = [], start
     for line in text[start:end].split("\n"):
         lines.append((position, position + len(line)))
@@ -75,3 +79,20 @@ def _is_meant(upper: str, lower: str, width: int) -> bool:
         return True
     fits = len(upper) + 1 + len(lower.split(None, 1)[0]) <= width - _WRAP_SLACK
     return fits and (lower[0].isupper() or lower[0].isdigit())
+
+
+def code_pieces(text: str, start: int, end: int, hard_words: int) -> Iterator[tuple[int, int]]:
+    """Code cut at line ends (long lines as well) into pieces of about `hard_words` words."""
+    piece_start, words, position = start, 0, start
+    for line in text[start:end].splitlines(keepends=True):
+        count = max(len(line.split()), len(line) // 12)
+        if words and words + count > hard_words:
+            yield piece_start, position
+            piece_start, words = position, 0
+        words += count
+        position += len(line)
+        while position - piece_start > 24 * hard_words:
+            yield piece_start, piece_start + 12 * hard_words
+            piece_start, words = piece_start + 12 * hard_words, 0
+    if piece_start < end:
+        yield piece_start, end

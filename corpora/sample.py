@@ -12,7 +12,7 @@ def sample_names() -> list[str]:
 
 
 def sample_path(name: str) -> Path:
-    """The folder of the sample corpus `name`. Raises InputError for an unknown name; the message lists the names."""
+    """The folder of the sample corpus `name`. Raises InputError for an unknown name, listing the names."""
     names = sample_names()
     if name not in names:
         raise InputError(f"{name!r} is not a sample corpus; there are: {', '.join(names) or 'none'}")
@@ -20,7 +20,7 @@ def sample_path(name: str) -> Path:
 
 
 def _samples() -> Path:
-    # Wheels are installed as plain folders; running from inside a zip archive is not supported anywhere in atomlora.
+    # Wheels are installed as plain folders; nothing in atomlora runs from inside a zip archive.
     folder = Path(str(files("atomlora.corpora"))) / "samples"
     if not folder.is_dir():
         raise InputError(f"{folder}: the sample corpora are missing; install atomlora again")

@@ -1,9 +1,9 @@
 """Sentence boundaries with exact offsets.
 
-nupunkt (MIT, pure Python, no model download; Punkt of Kiss and Strunk 2006 with a large list of abbreviations) finds the
-boundaries; three repairs are added here: no boundary inside an open round bracket before a lower-case word or a
-digit ("(approx. 5 km. away)"), boundaries after the full stops of Chinese and Japanese, and a cut for runs of words that
-never end.
+nupunkt (MIT, pure Python, no model download; Punkt of Kiss and Strunk 2006 with a large list of
+abbreviations) finds the boundaries; three repairs are added here: no boundary inside an open round bracket
+before a lower-case word or a digit ("(approx. 5 km. away)"), boundaries after the full stops of Chinese and
+Japanese, and a cut for runs of words that never end.
 """
 
 import re
@@ -24,8 +24,8 @@ def _spans_function() -> Any:
 def sentence_spans(text: str, max_words: int = 120) -> list[tuple[int, int]]:
     """Offsets `(start, end)` of the sentences of `text`, in order, without the white space around them.
 
-    Line breaks count as blanks, so hand over one paragraph (or line) at a time. A "sentence" of more than `max_words`
-    words (or 12 times as many characters) is cut at the best place before that.
+    Line breaks count as blanks, so hand over one paragraph (or line) at a time. A "sentence" of more than
+    `max_words` words (or 12 times as many characters) is cut at the best place before that.
     """
     spans: list[tuple[int, int]] = []
     for begin, finish in _raw_spans(_SPACE.sub(lambda match: " " * len(match.group()), text)):
@@ -82,7 +82,7 @@ def _continues(text: str, previous: tuple[int, int], following: tuple[int, int])
 
 
 def _cut_long(text: str, start: int, end: int, max_words: int) -> list[tuple[int, int]]:
-    """Cut where a run of words is longer than a sentence can be: after ";" or ":", else ",", else any blank."""
+    """Cut a run of words longer than a sentence can be: after ";" or ":", else ",", else any blank."""
     limit = max_words * 12
     pieces = []
     while end - start > limit or len(text[start:end].split()) > max_words:

@@ -8,17 +8,19 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 class SplitSettings(BaseModel):
-    """Every number and word list of the splitting rules; replace any of them, for another language for instance.
+    """Every number and word list of the splitting rules; replace any of them, say for another
+    language.
 
     max_sentences, max_words: the size up to which a sentence that leans on the one before is joined to it.
     min_words: sentences with fewer words (greetings, "Yes.") are joined to a neighbour.
     hard_words: a run of words without a sentence end is cut here.
-    anaphoric_words: a sentence that opens with one of them, or has one as subject, names nothing by itself.
+    anaphoric_words: a sentence that opens with one of them names nothing by itself.
     subject_pronouns: those looked for behind an introductory phrase ("In 1990 she ...").
     connectives: openings that point back.
     anaphoric_nouns: "The ship ..." points back even where no verb of the list in `anaphora` follows.
     introducers: words that open an introductory phrase.
-    subordinators: words that open a clause which may name the subject itself ("When Chopin was seven, he ...").
+    subordinators: words that open a clause which may name the subject itself ("When Chopin
+        was seven, he ...").
     greetings: openings of sentences without content.
     glossary_headings: under such a heading "Term: words" is a definition.
     """
@@ -30,15 +32,15 @@ class SplitSettings(BaseModel):
     min_words: int = Field(default=4, ge=0)
     hard_words: int = Field(default=120, ge=10)
     anaphoric_words: tuple[str, ...] = _words(
-        "it its they their them he his him she her hers this that these those such both neither either each another "
-        "others here there one some most many several all none"
+        "it its they their them he his him she her hers this that these those such both neither "
+        "either each another others here there one some most many several all none"
     )
     subject_pronouns: tuple[str, ...] = _words("it they he she this these")
     connectives: tuple[str, ...] = (
         *_words(
-            "however moreover furthermore besides then later afterwards afterward instead also therefore thus hence "
-            "nevertheless nonetheless meanwhile finally similarly likewise otherwise consequently additionally and but "
-            "or so yet still"
+            "however moreover furthermore besides then later afterwards afterward instead also "
+            "therefore thus hence nevertheless nonetheless meanwhile finally similarly likewise "
+            "otherwise consequently additionally and but or so yet still"
         ),
         "in addition",
         "in contrast",
@@ -60,14 +62,17 @@ class SplitSettings(BaseModel):
         "on the other hand",
     )
     anaphoric_nouns: tuple[str, ...] = _words(
-        "company firm society association club organisation organization group team board committee ship vessel ferry "
-        "boat building house tower bridge church museum castle town city village island region country area river book "
-        "novel film song album game work project programme program system device machine engine product model method "
-        "process result man woman boy girl author artist king queen couple family event war battle law act agreement"
+        "company firm society association club organisation organization group team board "
+        "committee ship vessel ferry boat building house tower bridge church museum castle town "
+        "city village island region country area river book novel film song album game work "
+        "project programme program system device machine engine product model method process "
+        "result man woman boy girl author artist king queen couple family event war battle law "
+        "act agreement"
     )
     introducers: tuple[str, ...] = _words(
-        "in on at by from during after before since until within under over through with without for as when while "
-        "although though because if once where today now originally initially eventually soon again currently"
+        "in on at by from during after before since until within under over through with without "
+        "for as when while although though because if once where today now originally initially "
+        "eventually soon again currently"
     )
     subordinators: tuple[str, ...] = _words(
         "when while although though because if once where whereas since after before until as"
@@ -81,4 +86,6 @@ class SplitSettings(BaseModel):
         "good morning",
         "good evening",
     )
-    glossary_headings: tuple[str, ...] = _words("glossary definitions terms terminology vocabulary abbreviations acronyms")
+    glossary_headings: tuple[str, ...] = _words(
+        "glossary definitions terms terminology vocabulary abbreviations acronyms"
+    )

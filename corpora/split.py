@@ -1,4 +1,5 @@
-"""Documents into passages: the raw material of atoms, each a span of the document and a text that stands alone."""
+"""Documents into passages: the raw material of atoms, each a span of the document and a text standing
+alone."""
 
 import re
 from bisect import bisect_right
@@ -7,36 +8,14 @@ from collections.abc import Callable, Iterator
 from atomlora.corpora.anaphora import is_anaphoric, leading_name
 from atomlora.corpora.builder import title_from_source
 from atomlora.corpora.documents import Block, Document
-from atomlora.corpora.layout import Sentence, is_record, sentence, sentences_of, unwrapped
+from atomlora.corpora.layout import Sentence, code_pieces, is_record, sentence, sentences_of, unwrapped
+from atomlora.corpora.passages import Passage
 from atomlora.corpora.settings import SplitSettings
 from atomlora.corpora.types import AtomType, classify
-from pydantic import BaseModel, ConfigDict, Field
 
 Classifier = Callable[[str, str], AtomType]
 _LISTED = ("list_item", "step", "table_header", "table_row", "code", "definition")
 _TERM = re.compile(r"^[^.:;\n]{1,60}?(?::| [–—-]) \S")
-
-
-class Passage(BaseModel):
-    """One atom's worth of text.
-
-    source, source_sha256: of the document. start, end: `document.text[start:end]` is the exact span, in characters.
-    page: of the span's start, for PDF. text: self-contained, of 1-3 sentences as a rule. title, headings: of where it
-    stood. kind: its type. labels: the document's.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    source: str
-    source_sha256: str
-    start: int = Field(ge=0)
-    end: int = Field(ge=0)
-    page: int | None = None
-    text: str
-    title: str = ""
-    headings: tuple[str, ...] = ()
-    kind: AtomType = "statement"
-    labels: tuple[str, ...] = ()
 
 
 def split_document(
@@ -44,11 +23,14 @@ def split_document(
 ) -> list[Passage]:
     """The passages of `document`, in order, their spans apart from each other.
 
-    A plain sentence is a passage of its own. One that points back (`anaphora.is_anaphoric`), or answers a question, joins
-    the sentence before, up to `max_sentences` and `max_words`; where there is none, or it is full, the name it points to
-    is put in front: the name that the joined sentences open with, else "Title – Heading". Sentences without content
-    join a neighbour. List items carry their lead-in sentence or the item above them, steps and table rows the title
-    and heading, and code its qualified name. The first item's span takes in the lead-in.
+    A plain sentence is a passage of its own. One that points back (`anaphora.is_anaphoric`), or answers a
+    question, joins the sentence before, up to `max_sentences` and `max_words`; where there is none, or it
+    is full, the name it
+    points to is put in front: the name that the joined sentences open with, else "Title – Heading".
+        Sentences without
+    content join a neighbour. List items carry their lead-in sentence or the item above them, steps and
+    table rows the title and heading, and code its qualified name. The first item's span takes in the
+    lead-in.
     """
     splitter = _Splitter(document, settings or SplitSettings(), classifier)
     return list(splitter.passages())
@@ -57,6 +39,8 @@ def split_document(
 class _Splitter:
     def __init__(self, document: Document, settings: SplitSettings, classifier: Classifier) -> None:
         self._document, self._settings, self._classifier = document, settings, classifier
+        greetings = "|".join(re.escape(greeting) for greeting in settings.greetings)
+        self._greeting = re.compile(rf"(?:{greetings})\b" if greetings else r"(?!)", re.IGNORECASE)
         self._page_starts = [page.start for page in document.pages]
         self._lead: Sentence | None = None  # the sentence before a list, and whether a span holds it yet
         self._lead_open = False
@@ -72,7 +56,11 @@ class _Splitter:
                     self._forget_lead()
                 found = sentences_of(self._document, block.start, block.end, self._settings.hard_words)
                 stream = _joined_over_breaks(self._document, stream, found)
-                if following is not None and following.kind == "paragraph" and following.headings == block.headings:
+                if (
+                    following is not None
+                    and following.kind == "paragraph"
+                    and following.headings == block.headings
+                ):
                     continue
                 introduces = following is not None and following.kind in _LISTED
                 if stream and introduces and stream[-1].text.endswith(":"):
@@ -116,23 +104,30 @@ class _Splitter:
 
     def _groups(self, sentences: list[Sentence], headings: tuple[str, ...]) -> list[list[Sentence]]:
         groups: list[list[Sentence]] = []
-        waiting: list[Sentence] = []  # sentences without content and with nothing before them
+        waiting = False  # whether the last group is of sentences without content that had nothing before them
+        words = 0  # of the last group
         for one in sentences:
-            if self._is_empty(one):
-                (groups[-1] if groups else waiting).append(one)
-                continue
-            if groups and self._leans(one, groups[-1], headings):
-                groups[-1].append(one)
+            empty = self._is_empty(one)
+            if not groups:
+                joins = False
+            elif empty or waiting:
+                joins = words + one.words <= self._settings.hard_words
             else:
-                groups.append([*waiting, one])
-                waiting = []
-        return [*groups, waiting] if waiting else groups
+                joins = words + one.words <= self._settings.max_words and self._leans(
+                    one, groups[-1], headings
+                )
+            if joins:
+                groups[-1].append(one)
+                words += one.words
+                waiting = waiting and empty
+            else:
+                groups.append([one])
+                words, waiting = one.words, empty
+        return groups
 
     def _leans(self, one: Sentence, group: list[Sentence], headings: tuple[str, ...]) -> bool:
         counted = [other for other in group if not self._is_empty(other)]
         if len(counted) >= self._settings.max_sentences:
-            return False
-        if sum(other.words for other in group) + one.words > self._settings.max_words:
             return False
         if is_record(one.text) and self._is_glossary(headings):
             return False
@@ -141,15 +136,15 @@ class _Splitter:
     def _is_empty(self, one: Sentence) -> bool:
         if is_record(one.text):
             return False
-        lowered = one.text.lower()
-        greets = any(re.match(rf"{re.escape(greeting)}\b", lowered) for greeting in self._settings.greetings)
-        return one.words < self._settings.min_words or (greets and one.words < 2 * self._settings.min_words)
+        if one.words < self._settings.min_words:
+            return True
+        return one.words < 2 * self._settings.min_words and bool(self._greeting.match(one.text))
 
     def _is_bare(self, group: list[Sentence], headings: tuple[str, ...]) -> bool:
         """A lone "Key: value" line, or words too few to say what they are about."""
         if len(group) == 1 and is_record(group[0].text) and not self._is_glossary(headings):
             return group[0].words <= 12
-        return all(self._is_empty(one) for one in group)
+        return all(self._is_empty(one) for one in group) and not leading_name(group[0].text)
 
     def _is_glossary(self, headings: tuple[str, ...]) -> bool:
         words = re.findall(r"\w+", " ".join((self._document.title, *headings[-1:])).lower())
@@ -183,7 +178,7 @@ class _Splitter:
             yield self._listed(block, block.statement, "code", use_lead=False)
             return
         first = True
-        for start, end in _code_pieces(self._document.text, block.start, block.end, self._settings.hard_words):
+        for start, end in code_pieces(self._document.text, block.start, block.end, self._settings.hard_words):
             code = self._document.text[start:end]
             lead = f" {self._lead.text}" if self._lead is not None else ""
             about = f"{context}:{lead}" if context else lead.strip()
@@ -195,20 +190,22 @@ class _Splitter:
         self._parents = {depth: said for depth, said in self._parents.items() if depth < block.depth}
         parent = self._parents.get(block.depth - 1, "")
         self._parents[block.depth] = text
+        lead = self._lead.text if self._lead is not None else ""
         if block.kind == "step":
-            label = f"{context}, step {block.number}" if context else f"Step {block.number}"
-            yield from self._item_parts(block, f"{label}: ", "procedure")
+            about = " – ".join(part for part in (context, lead.rstrip(" :")) if part)
+            label = f"{about}, step {block.number}: " if about else f"Step {block.number}: "
+            yield from self._item_parts(block, label, "procedure")
             return
         hint = "definition" if self._is_glossary(block.headings) and _TERM.match(text) else "statement"
         if hint == "definition":
-            prefix = ""
+            prefix = f"{lead} " if self._lead_open else ""
         elif parent and block.depth > 0:
             prefix = f"{parent.rstrip(':.')}: "
             if not self._stands_alone(parent):
                 prefix = f"{context} – {prefix}" if context else prefix
-        elif self._lead is not None:
-            prefix = f"{self._lead.text} "
-            if context and (is_anaphoric(self._lead.text, self._settings) or not re.search(r"\s[A-Z]", self._lead.text)):
+        elif lead:
+            prefix = f"{lead} "
+            if context and (is_anaphoric(lead, self._settings) or not re.search(r"\s[A-Z]", lead)):
                 prefix = f"{context}: {prefix}"
         else:
             prefix = "" if self._stands_alone(text) or not context else f"{context}: "
@@ -253,7 +250,9 @@ class _Splitter:
     def _passage(self, start: int, end: int, text: str, hint: str, block: Block) -> Passage:
         return self._make(start, end, text, text, hint, tuple(h for h in block.headings if h != text))
 
-    def _make(self, start: int, end: int, text: str, body: str, hint: str, headings: tuple[str, ...]) -> Passage:
+    def _make(
+        self, start: int, end: int, text: str, body: str, hint: str, headings: tuple[str, ...]
+    ) -> Passage:
         page = None
         if self._page_starts:
             page = self._document.pages[max(0, bisect_right(self._page_starts, start) - 1)].number
@@ -277,20 +276,3 @@ def _joined_over_breaks(document: Document, before: list[Sentence], after: list[
         whole = sentence(document, before[-1].start, after[0].end)
         return [*before[:-1], whole, *after[1:]]
     return [*before, *after]
-
-
-def _code_pieces(text: str, start: int, end: int, hard_words: int) -> Iterator[tuple[int, int]]:
-    """Code cut at line ends (long lines as well) into pieces of at most `hard_words` words or 12 times the characters."""
-    piece_start, words, position = start, 0, start
-    for line in text[start:end].splitlines(keepends=True):
-        count = max(len(line.split()), len(line) // 12)
-        if words and words + count > hard_words:
-            yield piece_start, position
-            piece_start, words = position, 0
-        words += count
-        position += len(line)
-        while position - piece_start > 24 * hard_words:
-            yield piece_start, piece_start + 12 * hard_words
-            piece_start, words = piece_start + 12 * hard_words, 0
-    if piece_start < end:
-        yield piece_start, end

@@ -39,7 +39,9 @@ _HAPPENED = re.compile(
     r"ran|rose|sank|sold|took|went|won|wrote|born)\b",
     re.IGNORECASE,
 )
-_NUMBER = re.compile(r"(?:[$€£¥]\s?)?(?<![\w-])\d[\d,.]*(?:\s?%|\b)|\b(?:hundred|thousand|million|billion|dozen)s?\b", re.I)
+_NUMBER = re.compile(
+    r"(?:[$€£¥]\s?)?(?<![\w-])\d[\d,.]*(?:\s?%|\b)|\b(?:hundred|thousand|million|billion|dozen)s?\b", re.I
+)
 _ATTRIBUTE = re.compile(
     r"\b(?:is|are|was|were|has|have|had|contains?|consists? of|includes?|measures?|costs?)\b", re.IGNORECASE
 )
@@ -49,10 +51,11 @@ _KEY_VALUE = re.compile(r"^[A-Z][\w ()/'-]{0,40}:\s\S")
 def classify(text: str, kind_hint: str = "statement") -> AtomType:
     """The type of one self-contained passage.
 
-    The rule, first match wins: the layout (`kind_hint` from a table, a numbered list, a glossary or code); a defining
-    verb; a kinship, role or belonging (relation); "The N of X is" (attribute); a date with something that happened
-    (event); a number (quantity); a verb of being or having, or "Key: value" (attribute); else a plain statement.
-    `SplitSettings` users replace it by handing another callable of this signature to `split_document`.
+    The rule, first match wins: the layout (`kind_hint` from a table, a numbered list, a glossary or code); a
+    defining verb; a kinship, role or belonging (relation); "The N of X is" (attribute); a date with
+    something that happened (event); a number (quantity); a verb of being or having, or "Key: value"
+    (attribute); else a plain statement. It is replaced by handing another callable of this signature to
+    `split_document`.
     """
     for name in ATOM_TYPES:
         if name == kind_hint and name in _STRUCTURAL:

@@ -1,5 +1,8 @@
-"""Which reader reads which file. Each reader is a module with `read(data: bytes, source: str) -> Iterator[Document |
-SkippedFile]`, imported when the first file of its kind turns up; it raises `InputError` for a file it cannot use."""
+"""Which reader reads which file.
+
+Each reader is a module with `read(data: bytes, source: str) -> Iterator[Document | SkippedFile]`, imported
+when the first file of its kind turns up; it raises `InputError` for a file it cannot use.
+"""
 
 from collections.abc import Callable, Iterator
 from importlib import import_module
@@ -11,7 +14,8 @@ from atomlora.corpora.documents import Document, SkippedFile
 Reader = Callable[[bytes, str], Iterator[Document | SkippedFile]]
 
 _CODE_SUFFIXES = (
-    "js mjs jsx ts tsx java kt scala go rs c h cc cpp hpp cs m rb php swift sh bash lua r jl pl sql toml yaml yml"
+    "js mjs jsx ts tsx java kt scala go rs c h cc cpp hpp cs m rb php "
+    "swift sh bash lua r jl pl sql toml yaml yml"
 )
 READERS: dict[str, str] = {
     "": "plain",

@@ -1,4 +1,4 @@
-"""Word files by python-docx: headings by style, numbered and bulleted lists by style or numbering, tables in place."""
+"""Word files by python-docx: headings by style, lists by style or numbering, tables in their places."""
 
 import io
 import re
@@ -22,7 +22,9 @@ _OLD_WORD = b"\xd0\xcf\x11\xe0"
 def read(data: bytes, source: str) -> Iterator[Document]:
     """One document per file. A file that unpacks to more than 500 MB is refused before it is read."""
     if data.startswith(_OLD_WORD):
-        raise InputError("is password-protected or in the old .doc format: save it as .docx without a password")
+        raise InputError(
+            "is password-protected or in the old .doc format: save it as .docx without a password"
+        )
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > _UNPACKED_LIMIT_BYTES:
@@ -47,7 +49,9 @@ def read(data: bytes, source: str) -> Iterator[Document]:
     yield builder.build()
 
 
-def _add_paragraph(builder: DocumentBuilder, paragraph: Paragraph, counters: dict[tuple[str, int], int]) -> None:
+def _add_paragraph(
+    builder: DocumentBuilder, paragraph: Paragraph, counters: dict[tuple[str, int], int]
+) -> None:
     text = paragraph.text
     style = (paragraph.style.name or "") if paragraph.style is not None else ""
     level = _LEVEL.search(style)
@@ -74,7 +78,7 @@ def _add_paragraph(builder: DocumentBuilder, paragraph: Paragraph, counters: dic
 
 
 def _is_numbered(paragraph: Paragraph) -> bool:
-    """Direct list formatting; whether it is bullets or numbers stands in another part and does not matter enough."""
+    """Direct list formatting; whether by bullets or numbers stands in another part and matters too little."""
     properties = paragraph._p.pPr
     return properties is not None and properties.find(qn("w:numPr")) is not None
 

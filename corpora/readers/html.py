@@ -1,6 +1,7 @@
 """HTML by lxml (BSD; python-docx needs it anyway). Navigation, scripts and forms are left out."""
 
 from collections.abc import Iterator
+from html.parser import HTMLParser
 from typing import Any
 
 from atomlora.corpora.builder import DocumentBuilder, one_line
@@ -10,9 +11,16 @@ from lxml import etree
 
 from atomlora.errors import InputError
 
-_LEFT_OUT = frozenset(["script", "style", "noscript", "template", "nav", "form", "button", "select", "svg", "iframe", "object", "head", "title"])
-_BREAKING = frozenset(
-    ["address", "article", "aside", "blockquote", "body", "center", "details", "dd", "div", "dl", "dt", "fieldset", "figcaption", "figure", "footer", "h1", "h2", "h3", "h4", "h5", "h6", "header", "hr", "html", "li", "main", "ol", "p", "pre", "section", "summary", "table", "tbody", "td", "tfoot", "th", "thead", "tr", "ul", "caption"]
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_LEFT_OUT = _words("script style noscript template nav form button select svg iframe object head title")
+_BREAKING = _words(
+    "address article aside blockquote body center details dd div dl dt fieldset figcaption figure "
+    "footer h1 h2 h3 h4 h5 h6 header hr html li main ol p pre section summary table tbody td "
+    "tfoot th thead tr ul caption"
 )
 _HEADINGS = {f"h{level}": level for level in range(1, 7)}
 
@@ -20,7 +28,7 @@ _HEADINGS = {f"h{level}": level for level in range(1, 7)}
 def read(data: bytes, source: str) -> Iterator[Document]:
     """One document per file."""
     text = decode(data)
-    parser = etree.HTMLParser(encoding="utf-8", huge_tree=True, remove_comments=True, remove_pis=True, no_network=True)
+    parser = etree.HTMLParser(encoding="utf-8", huge_tree=True, remove_comments=True, remove_pis=True)
     try:
         root = etree.fromstring(text.encode("utf-8"), parser)
     except etree.XMLSyntaxError as error:
@@ -31,8 +39,45 @@ def read(data: bytes, source: str) -> Iterator[Document]:
     heading = next((one_line(_plain(node)) for node in root.iter("h1")), "")
     named = next((one_line(_plain(node)) for node in root.iter("title")), "")
     builder.title = heading or named
-    _Walk(builder).run(root)
+    # libxml2 gives up silently on what is nested deeper than some 2,000 elements.
+    if any("depth" in entry.message.lower() for entry in parser.error_log):
+        flat = _Flat()
+        flat.feed(text)
+        flat.close()
+        for paragraph in flat.paragraphs():
+            builder.add("paragraph", paragraph)
+    else:
+        _Walk(builder).run(root)
     yield builder.build()
+
+
+class _Flat(HTMLParser):
+    """The paragraphs alone, for pages nested too deeply to have a structure that means anything."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._parts: list[str] = []
+        self._left_out = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in _LEFT_OUT and not self._left_out:
+            self._left_out = tag
+        elif tag in _BREAKING or tag == "br":
+            self._parts.append("\0")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == self._left_out:
+            self._left_out = ""
+        elif tag in _BREAKING:
+            self._parts.append("\0")
+
+    def handle_data(self, data: str) -> None:
+        if not self._left_out:
+            self._parts.append(data)
+
+    def paragraphs(self) -> list[str]:
+        """The text between breaks, blank ones left out."""
+        return [one_line(part) for part in "".join(self._parts).split("\0") if part.strip()]
 
 
 class _Walk:
@@ -81,7 +126,9 @@ class _Walk:
             self._flush()
         if tag in ("ul", "ol"):
             start = node.get("start") or "1"
-            self._lists.append(("step" if tag == "ol" else "list_item", int(start) if start.isdecimal() else 1))
+            self._lists.append(
+                ("step" if tag == "ol" else "list_item", int(start) if start.isdecimal() else 1)
+            )
         elif tag == "li" and self._lists:
             self._kind, self._number = self._lists[-1]
             self._lists[-1] = (self._kind, self._number + 1)
@@ -121,7 +168,8 @@ class _Walk:
 
     def _table(self, table: Any) -> None:
         caption = next((_plain(node) for node in table.iter("caption")), "")
-        rows, has_header = [], False
+        rows: list[list[str]] = []
+        has_header = False
         for row in table.iter("tr"):
             cells = [cell for cell in row if cell.tag in ("td", "th")]
             if not rows and cells:

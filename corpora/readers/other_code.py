@@ -1,4 +1,4 @@
-"""Source code of any language that Pygments lexes: a passage per comment or docstring, with the line it explains."""
+"""Source code in any language of Pygments: a passage per comment or docstring, with the line it explains."""
 
 import re
 from collections.abc import Iterator
@@ -11,7 +11,9 @@ from pygments.lexers.special import TextLexer
 from pygments.token import Comment, String
 from pygments.util import ClassNotFound
 
-_MARKS = re.compile(r"^[ \t]*(?:/\*+!?|\*+/|///?!?|\*(?!\w)|#+!?|--+|;+|%+|<!--|\"\"\"|''')?[ \t]?", re.MULTILINE)
+_MARKS = re.compile(
+    r"^[ \t]*(?:/\*+!?|\*+/|///?!?|\*(?!\w)|#+!?|--+|;+|%+|<!--|\"\"\"|''')?[ \t]?", re.MULTILINE
+)
 _CLOSING = re.compile(r"\s*(?:\*+/|-->|\"\"\"|''')\s*$")
 _LETTERS = re.compile(r"[^\W\d_]{2,}")
 
@@ -29,7 +31,12 @@ def read(data: bytes, source: str) -> Iterator[Document]:
         start = len(text) - len(text.lstrip())
         blocks = [Block(kind="code", start=start, end=len(text.rstrip()))]
     yield Document(
-        source=source, sha256=digest(data), text=text, title=source, media_type="text/x-source", blocks=tuple(blocks)
+        source=source,
+        sha256=digest(data),
+        text=text,
+        title=source,
+        media_type="text/x-source",
+        blocks=tuple(blocks),
     )
 
 
@@ -37,10 +44,18 @@ def _comment_spans(tokens: Iterator[tuple[int, object, str]], text: str) -> list
     """Comments and docstrings; those on lines that follow each other directly are one."""
     spans: list[tuple[int, int]] = []
     for start, kind, value in tokens:
-        if (kind not in Comment and kind not in String.Doc) or kind in Comment.Preproc or kind in Comment.PreprocFile:
+        if (
+            (kind not in Comment and kind not in String.Doc)
+            or kind in Comment.Preproc
+            or kind in Comment.PreprocFile
+        ):
             continue
         end = start + len(value)
-        if spans and re.fullmatch(r"[ \t]*\n?[ \t]*", text[spans[-1][1] : start]) and not _trails(text, spans[-1][0]):
+        if (
+            spans
+            and re.fullmatch(r"[ \t]*\n?[ \t]*", text[spans[-1][1] : start])
+            and not _trails(text, spans[-1][0])
+        ):
             spans[-1] = (spans[-1][0], end)
         elif value.strip():
             spans.append((start, end))

@@ -1,4 +1,4 @@
-"""Plain text. The text is kept as it is, so offsets count in the file itself; layout is told from the lines."""
+"""Plain text, kept as it is, so that offsets count in the file itself; layout is told from the lines."""
 
 import re
 from collections.abc import Iterator
@@ -46,11 +46,20 @@ def parse(text: str, source: str, data: bytes, title: str = "", labels: tuple[st
         finish = lines[last][1]
         if number:
             blocks.append(
-                _block("step", text, start + number.end(), finish, path.above(found_title), number=int(number.group(2)))
+                _block(
+                    "step",
+                    text,
+                    start + number.end(),
+                    finish,
+                    path.above(found_title),
+                    number=int(number.group(2)),
+                )
             )
         elif bullet:
             depth = len(bullet.group(1).expandtabs(4)) // 2
-            blocks.append(_block("list_item", text, start + bullet.end(), finish, path.above(found_title), depth=depth))
+            blocks.append(
+                _block("list_item", text, start + bullet.end(), finish, path.above(found_title), depth=depth)
+            )
         else:
             blocks.append(_block("paragraph", text, start, finish, path.above(found_title)))
         index = last + 1
@@ -73,7 +82,13 @@ def _lines(text: str) -> list[tuple[int, int]]:
 
 
 def _block(
-    kind: BlockKind, text: str, start: int, end: int, headings: tuple[str, ...], depth: int = 0, number: int | None = None
+    kind: BlockKind,
+    text: str,
+    start: int,
+    end: int,
+    headings: tuple[str, ...],
+    depth: int = 0,
+    number: int | None = None,
 ) -> Block:
     while start < end and text[start].isspace():
         start += 1
@@ -87,8 +102,8 @@ def _blank(text: str, lines: list[tuple[int, int]], index: int) -> bool:
 
 
 def _heading_level(text: str, lines: list[tuple[int, int]], index: int) -> tuple[int, int]:
-    """`(level, lines used)`; level 0 where the line is none. A heading is underlined, or a short line of its own
-    without a full stop that is numbered, in capitals, the first line, or a title in front of a paragraph."""
+    """`(level, lines used)`; level 0 where the line is none. A heading is underlined, or a short line alone
+    without a full stop that is numbered, in capitals, the first line, or stands in front of a paragraph."""
     line = text[slice(*lines[index])].strip()
     if not line[0].isalnum() or len(line.split()) > _HEADING_WORDS or not any(c.isalpha() for c in line):
         return 0, 0
@@ -113,7 +128,11 @@ def _heading_level(text: str, lines: list[tuple[int, int]], index: int) -> tuple
 
 def _continues(text: str, lines: list[tuple[int, int]], index: int, in_item: bool) -> bool:
     line = text[slice(*lines[index])]
-    if not line.strip() or _BULLET.match(line) or (_NUMBERED.match(line) and (in_item or _starts_list(text, lines, index))):
+    if (
+        not line.strip()
+        or _BULLET.match(line)
+        or (_NUMBERED.match(line) and (in_item or _starts_list(text, lines, index)))
+    ):
         return False
     if index + 1 < len(lines) and _UNDERLINE.match(text[slice(*lines[index + 1])]):
         return False
@@ -121,7 +140,8 @@ def _continues(text: str, lines: list[tuple[int, int]], index: int, in_item: boo
 
 
 def _starts_list(text: str, lines: list[tuple[int, int]], index: int) -> bool:
-    """A wrapped line may begin with "3. " by chance; a list begins at 1, below a line that ends a sentence."""
+    """A wrapped line may begin with "3. " by chance; a list begins at 1, below a line that ends a
+    sentence."""
     number = _NUMBERED.match(text[slice(*lines[index])])
     previous = text[slice(*lines[index - 1])].rstrip()
     return bool(number and int(number.group(2)) == 1 and previous.endswith((":", ".", "!", "?")))

@@ -1,4 +1,4 @@
-"""reStructuredText by docutils; includes and raw directives are switched off, so nothing outside the file is read."""
+"""reStructuredText by docutils; includes and raw directives are off, so nothing but the file is read."""
 
 from collections.abc import Iterator
 
@@ -21,7 +21,14 @@ _SETTINGS = {
     "line_length_limit": 20_000_000,
     "input_encoding": "unicode",
 }
-_LEFT_OUT = (nodes.comment, nodes.system_message, nodes.substitution_definition, nodes.target, nodes.raw, nodes.docinfo)
+_LEFT_OUT = (
+    nodes.comment,
+    nodes.system_message,
+    nodes.substitution_definition,
+    nodes.target,
+    nodes.raw,
+    nodes.docinfo,
+)
 
 
 def read(data: bytes, source: str) -> Iterator[Document]:
@@ -29,7 +36,9 @@ def read(data: bytes, source: str) -> Iterator[Document]:
     try:
         tree = publish_doctree(decode(data), settings_overrides=_SETTINGS)
     except (SystemMessage, RecursionError) as error:
-        raise InputError(f"cannot be parsed as reStructuredText ({error}): mend it or rename it to .txt") from error
+        raise InputError(
+            f"cannot be parsed as reStructuredText ({error}): mend it or rename it to .txt"
+        ) from error
     builder = DocumentBuilder(source, data, "text/x-rst")
     builder.title = one_line(tree.get("title", ""))
     _add(builder, tree, level=1)
@@ -79,7 +88,9 @@ def _add_list(builder: DocumentBuilder, node: nodes.Element, level: int, depth: 
 
 
 def _add_definition(builder: DocumentBuilder, item: nodes.Node) -> None:
-    term = " ".join(child.astext() for child in item.children if isinstance(child, nodes.term | nodes.classifier))
+    term = " ".join(
+        child.astext() for child in item.children if isinstance(child, nodes.term | nodes.classifier)
+    )
     for child in item.children:
         if isinstance(child, nodes.definition):
             for part in child.children:
