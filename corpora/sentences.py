@@ -1,9 +1,9 @@
 """Sentence boundaries with exact offsets.
 
-nupunkt (MIT, pure Python, no model download; Punkt of Kiss and Strunk 2006 with a large list of
-abbreviations) finds the boundaries; three repairs are added here: no boundary inside an open round bracket
-before a lower-case word or a digit ("(approx. 5 km. away)"), boundaries after the full stops of Chinese and
-Japanese, and a cut for runs of words that never end.
+nupunkt (MIT, pure Python, no model download; Punkt of Kiss and Strunk 2006 with a long list of abbreviations)
+finds the boundaries. Four repairs are added here: no boundary inside an open round bracket before a lower-case
+word or a digit ("(approx. 5 km. away)"); boundaries after the full stops of Chinese and Japanese; a cut for
+runs of words that never end; references in square brackets stay with the sentence before.
 """
 
 import re
@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 _WIDE_STOP = re.compile(r"[。！？]+[」』”’)）]*")
+_REFERENCE = re.compile(r"(\[[^\[\]\n]{1,40}\])(?:\s+|$)")
 _SPACE = re.compile(r"\s+")
 
 
@@ -33,6 +34,13 @@ def sentence_spans(text: str, max_words: int = 120) -> list[tuple[int, int]]:
             stripped = _strip(text, start, end)
             if stripped is None:
                 continue
+            reference = _REFERENCE.match(text, *stripped) if spans else None
+            if reference:  # "... in 1990. [3] Ferro ..." refers back
+                spans[-1] = (spans[-1][0], reference.end(1))
+                rest = _strip(text, reference.end(), stripped[1])
+                if rest is None:
+                    continue
+                stripped = rest
             if spans and _continues(text, spans[-1], stripped):
                 spans[-1] = (spans[-1][0], stripped[1])
             else:

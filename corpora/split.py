@@ -15,6 +15,7 @@ from atomlora.corpora.types import AtomType, classify
 
 Classifier = Callable[[str, str], AtomType]
 _LISTED = ("list_item", "step", "table_header", "table_row", "code", "definition")
+_PERSONAL = re.compile(r"(?:it|its|he|his|she|her|they|their|the)\b", re.IGNORECASE)
 _TERM = re.compile(r"^[^.:;\n]{1,60}?(?::| [–—-]) \S")
 
 
@@ -65,6 +66,11 @@ class _Splitter:
                 introduces = following is not None and following.kind in _LISTED
                 if stream and introduces and stream[-1].text.endswith(":"):
                     self._lead, self._lead_open = stream.pop(), True
+                    if stream and all(
+                        self._is_empty(one) for one in stream
+                    ):  # "Dear all," goes with the lead-in
+                        self._lead = sentence(self._document, stream[0].start, self._lead.end)
+                        stream = []
                 yield from self._prose(stream, block.headings)
                 stream = []
             elif block.kind == "heading":
@@ -95,7 +101,8 @@ class _Splitter:
             if asked:
                 prefix = f"{asked} "
             elif is_anaphoric(opening.text, self._settings) or self._is_bare(group, headings):
-                name = leading_name(previous_head) or self._context(headings)
+                personal = _PERSONAL.match(opening.text) is not None  # "In this way ..." means no one name
+                name = (leading_name(previous_head) if personal else "") or self._context(headings)
                 prefix = f"{name}: " if name else ""
             else:
                 previous_head = opening.text

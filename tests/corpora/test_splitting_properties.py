@@ -156,7 +156,7 @@ def test_any_bytes_give_documents_or_reasons(
 def test_two_megabytes_on_one_line_take_seconds(line: str) -> None:
     began = time.monotonic()
     passages = split_document(plain.parse(line, "a.txt", b""))
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 60
     assert max(len(passage.text) for passage in passages) < 12 * 120 * 4
 
 

@@ -69,6 +69,7 @@ def test_leading_name(sentence: str, name: str) -> None:
         ("Dr. Ferro paid 3.5 million. e.g. the bridge was built in 1903. He left at 5 p.m. on Monday.", 3),
         ("The cost (approx. 5 km. away) was fine. Born c. 1850, he died.", 2),
         ('He said "It works." Then she left.', 2),
+        ("Ferro paid a fine in 1990. [citation needed] The bridge fell. [3]", 2),
         ("これは文です。次の文です。", 2),
         ("The U.S. Senate voted. Mr. J. R. Smith Jr. arrived on Jan. 5, 1999.", 2),
     ],
@@ -142,6 +143,12 @@ def test_list_items_carry_their_lead_in_and_parents() -> None:
         "The kitchen at Leith serves: fish soup",
         "The kitchen at Leith serves: bread",
         "Menu – bread: rye",
+    ]
+
+
+def test_a_greeting_in_front_of_a_lead_in_is_no_passage() -> None:
+    assert texts("# Notice\n\nDear all,\n\nThese rules hold in Leith:\n\n- no smoking\n") == [
+        "Dear all, These rules hold in Leith: no smoking"
     ]
 
 
