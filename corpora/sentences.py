@@ -1,7 +1,7 @@
 """Sentence boundaries with exact offsets.
 
-nupunkt (MIT, pure Python, no model download; Punkt of Kiss and Strunk 2006 with a long list of abbreviations)
-finds the boundaries. Four repairs are added here: no boundary inside an open round bracket before a lower-case
+nupunkt (MIT, pure Python, no model download; Punkt of Kiss and Strunk 2006 with many abbreviations)
+finds the boundaries. Four repairs are added: no boundary inside an open round bracket before a lower-case
 word or a digit ("(approx. 5 km. away)"); boundaries after the full stops of Chinese and Japanese; a cut for
 runs of words that never end; references in square brackets stay with the sentence before.
 """
