@@ -1,0 +1,30 @@
+"""Question writers: from an atom's text to the questions it is trained on.
+
+`writer_for(name, model, tokenizer)` picks a writer; the names below are loaded when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from atomlora.questions.registry import writer_for
+    from atomlora.questions.types import AtomText, Question, QuestionWriter
+    from atomlora.questions.user import UserQuestion, load_user_questions
+
+_PLACES = {
+    "AtomText": "types",
+    "Question": "types",
+    "QuestionWriter": "types",
+    "UserQuestion": "user",
+    "load_user_questions": "user",
+    "writer_for": "registry",
+}
+__all__ = ["AtomText", "Question", "QuestionWriter", "UserQuestion", "load_user_questions", "writer_for"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)

