@@ -25,10 +25,10 @@ sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != Path(__fi
 
 import numpy as np
 import torch
-from atomlora.kernels import AdapterPool, available_backends
 
 from atomlora.atom import Target
 from atomlora.bases import EMBEDDED_BASE, blocks, load_base
+from atomlora.kernels import AdapterPool, available_backends
 from atomlora.runtime.composition import Composition, composition
 from atomlora.runtime.mount import Mount, pool_targets
 

@@ -1,7 +1,8 @@
 """The record of a passage, which the splitter hands on."""
 
-from atomlora.corpora.types import AtomType
 from pydantic import BaseModel, ConfigDict, Field
+
+from atomlora.corpora.types import AtomType
 
 
 class Passage(BaseModel):

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from atomlora.corpora.documents import Document, SkippedFile
 from atomlora.corpora.readers import FORMATS, reader_for
-
 from atomlora.errors import InputError
 
 MAX_BYTES = 20_000_000

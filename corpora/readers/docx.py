@@ -6,12 +6,12 @@ import zipfile
 from collections.abc import Iterator
 
 import docx
-from atomlora.corpora.builder import DocumentBuilder
-from atomlora.corpora.documents import Document
 from docx.oxml.ns import qn
 from docx.table import Table
 from docx.text.paragraph import Paragraph
 
+from atomlora.corpora.builder import DocumentBuilder
+from atomlora.corpora.documents import Document
 from atomlora.errors import InputError
 
 _LEVEL = re.compile(r"(\d+)$")

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from typing import Any
 
+from lxml import etree
+
 from atomlora.corpora.builder import DocumentBuilder, one_line
 from atomlora.corpora.documents import BlockKind, Document
 from atomlora.corpora.encoding import decode
-from lxml import etree
-
 from atomlora.errors import InputError
 
 

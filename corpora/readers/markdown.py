@@ -3,11 +3,12 @@
 import re
 from collections.abc import Iterator
 
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+
 from atomlora.corpora.builder import DocumentBuilder
 from atomlora.corpora.documents import BlockKind, Document
 from atomlora.corpora.encoding import decode
-from markdown_it import MarkdownIt
-from markdown_it.token import Token
 
 _FRONT_MATTER = re.compile(r"\A---\n(.*?)\n(?:---|\.\.\.)\n", re.DOTALL)
 _FRONT_TITLE = re.compile(r"^title:\s*[\"']?(.+?)[\"']?\s*$", re.MULTILINE)

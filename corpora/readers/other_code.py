@@ -3,13 +3,14 @@
 import re
 from collections.abc import Iterator
 
-from atomlora.corpora.builder import digest, one_line
-from atomlora.corpora.documents import Block, Document
-from atomlora.corpora.encoding import decode
 from pygments.lexers import get_lexer_for_filename
 from pygments.lexers.special import TextLexer
 from pygments.token import Comment, String
 from pygments.util import ClassNotFound
+
+from atomlora.corpora.builder import digest, one_line
+from atomlora.corpora.documents import Block, Document
+from atomlora.corpora.encoding import decode
 
 _MARKS = re.compile(
     r"^[ \t]*(?:/\*+!?|\*+/|///?!?|\*(?!\w)|#+!?|--+|;+|%+|<!--|\"\"\"|''')?[ \t]?", re.MULTILINE

@@ -9,10 +9,10 @@ from itertools import pairwise
 from typing import Any
 
 import pypdf
-from atomlora.corpora.builder import DocumentBuilder, one_line
-from atomlora.corpora.documents import Document
 from pypdf.errors import DependencyError, PyPdfError
 
+from atomlora.corpora.builder import DocumentBuilder, one_line
+from atomlora.corpora.documents import Document
 from atomlora.errors import InputError
 
 _HEADING_WORDS = 14

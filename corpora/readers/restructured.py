@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 
-from atomlora.corpora.builder import DocumentBuilder, one_line
-from atomlora.corpora.documents import BlockKind, Document
-from atomlora.corpora.encoding import decode
 from docutils import nodes
 from docutils.core import publish_doctree
 from docutils.utils import SystemMessage
 
+from atomlora.corpora.builder import DocumentBuilder, one_line
+from atomlora.corpora.documents import BlockKind, Document
+from atomlora.corpora.encoding import decode
 from atomlora.errors import InputError
 
 _SETTINGS = {

@@ -6,10 +6,10 @@ import json
 import docx
 import pypdf
 import pytest
-from atomlora.corpora import Document, Passage, SkippedFile, split_document
-from atomlora.corpora.readers import reader_for
 from pypdf.generic import DictionaryObject, NameObject, StreamObject
 
+from atomlora.corpora import Document, Passage, SkippedFile, split_document
+from atomlora.corpora.readers import reader_for
 from atomlora.errors import InputError
 
 

@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
-from atomlora.corpora import Document, SkippedFile, read_corpus, sample_names, sample_path, split_document
 
+from atomlora.corpora import Document, SkippedFile, read_corpus, sample_names, sample_path, split_document
 from atomlora.errors import InputError
 
 TEXT = "The harbour of Vennet opened in 1822."

@@ -3,12 +3,12 @@
 import time
 
 import pytest
-from atomlora.corpora import Document, SkippedFile, SplitSettings, read_corpus, split_document
-from atomlora.corpora.readers import markdown, plain, restructured
-from atomlora.corpora.sentences import sentence_spans
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from atomlora.corpora import Document, SkippedFile, SplitSettings, read_corpus, split_document
+from atomlora.corpora.readers import markdown, plain, restructured
+from atomlora.corpora.sentences import sentence_spans
 from atomlora.errors import InputError
 
 _PIECES = st.sampled_from(

@@ -1,6 +1,7 @@
 """Each rule of the splitter by an example that a reader can check."""
 
 import pytest
+
 from atomlora.corpora import SplitSettings, classify, split_document
 from atomlora.corpora.anaphora import is_anaphoric, leading_name
 from atomlora.corpora.readers import markdown, plain

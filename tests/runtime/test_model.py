@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from atomlora.router import Route, RoutedAtom, RouterSettings
 
 from atomlora import AtomLoRA
 from atomlora.answers import Answer, Conflict
@@ -19,6 +18,7 @@ from atomlora.bases import Base, fingerprint
 from atomlora.composer import Composer
 from atomlora.errors import BaseModelError, CorruptStoreError, StoreError, UsageError
 from atomlora.prompts import chat_prompt
+from atomlora.router import Route, RoutedAtom, RouterSettings
 from atomlora.runtime.composition import composition
 from atomlora.runtime.keys import open_router, store_keys
 from atomlora.store import Store

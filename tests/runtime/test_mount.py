@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from atomlora.kernels import AdapterPool
 from transformers import LlamaConfig, LlamaForCausalLM, TextIteratorStreamer
 
 from atomlora.atom import Target
 from atomlora.errors import BaseModelError, UsageError
+from atomlora.kernels import AdapterPool
 from atomlora.runtime.composition import composition
 from atomlora.runtime.mount import Mount, _bound, pool_targets, resolve_target
 
