@@ -58,7 +58,9 @@ def supplement(text: str) -> list[Candidate]:
         phrase = text[start:end].lower().split()
         if end <= start or any(taken[start:end]) or not _useful(text[start:end], "complement"):
             continue
-        if phrase[0].endswith(PARTICIPLE_END) or phrase[0] in STOP_WORDS:
+        # Without an article only what ends its clause: "entry is free." but not "is stronger in ...".
+        bare = match.group(1).split()[0].lower() not in ARTICLES and text[end : end + 1].isspace()
+        if bare or phrase[0].endswith((*PARTICIPLE_END, "ly")) or phrase[0] in STOP_WORDS:
             continue
         found.append(Candidate(text=text[start:end], start=start, end=end, source="complement"))
     return sorted(found, key=lambda c: c.start)
@@ -115,6 +117,8 @@ def _useful(piece: str, source: str) -> bool:
             or piece.lower() not in ("hundred", "thousand", "million")
         )
     if not parts or len(parts) > MAX_WORDS or (len(piece.strip()) < 2 and not piece.strip().isdigit()):
+        return False
+    if source == "span" and len(parts) <= 2 and parts[0].lower().endswith("ly"):  # "widely presented"
         return False
     initials = source == "name" and len(parts) > 1 and piece.isupper()  # U.S.
     return initials or any(p.lower() not in STOP_WORDS and (len(p) > 1 or p.isdigit()) for p in parts)

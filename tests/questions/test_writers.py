@@ -196,5 +196,7 @@ def test_shipped_writer_on_the_embedded_base():
     )
     answers = {question.answer for question in questions}
     assert {"March 2016", "Tomas Ferreira"} <= answers
-    assert all(question.kind == "written" and question.text.endswith("?") for question in questions)
+    written = [question for question in questions if question.kind == "written"]
+    assert len(written) >= 2
+    assert all(question.text.endswith("?") for question in written)
     assert all(answer in text for answer in answers)
