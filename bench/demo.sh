@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# The main job in three steps: `make demo`. A second run keeps every atom and only asks again.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+SAMPLE=corpora/samples/kestrin  # the papers of an invented ferry company: no model has read them
+STORE=demo-store
+
+say() { printf '\n== %s\n' "$*"; }
+
+say "1. Compile $SAMPLE/documents: documents become atoms, atoms become micro-LoRAs"
+atomlora compile "$SAMPLE/documents" -o "$STORE"
+
+say "2. Ask: first the bare base, then with the atoms that the router picks (no document in the prompt)"
+while read -r question; do
+  printf '\n%s\n' "$question"
+  printf -- '--mode none:\n';  atomlora ask "$STORE" "$question" --mode none < /dev/null
+  printf -- '--mode atoms:\n'; atomlora ask "$STORE" "$question" --mode atoms < /dev/null
+done <<'QUESTIONS'
+Which mainland town is the home port of the Kestrin ferries?
+When did the Kestrin Ferry Line turn into a company owned by its customers?
+What does somebody on the islands pay to become a part-owner of the Kestrin Ferry Line?
+What is the capital of France?
+QUESTIONS
+
+say "3. Measure: the bare base, retrieved text, the whole document and atoms, on the first golden questions"
+atomlora eval "$STORE" "$SAMPLE/golden.jsonl" --modes none,text,full,atoms --limit 40
