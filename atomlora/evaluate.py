@@ -1,0 +1,337 @@
+"""`evaluate`: a file of questions with known answers, asked in several ways side by side.
+
+Besides the modes of `AtomLoRA.ask`: `full` puts the golden source document into the prompt (what an oracle
+retriever with a long context would reach), and `extract` prints the text of the likeliest atom word for word,
+without a model (what routing alone is worth).
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+
+from pydantic import BaseModel, ConfigDict
+
+from atomlora import metrics
+from atomlora.errors import InputError, UsageError
+from atomlora.golden import GoldenQuestion
+
+if TYPE_CHECKING:
+    from atomlora.bases import Base
+    from atomlora.model import AtomLoRA
+    from atomlora.store import Store
+
+EvalMode = Literal["none", "text", "full", "atoms", "both", "extract"]
+EVAL_MODES: tuple[EvalMode, ...] = get_args(EvalMode)
+REBUILT = "rebuilt from the store's atoms"
+_TOKENS_PER_BATCH = 16384  # of documents in the prompt: what a small machine's memory can hold
+Documents = Callable[[str], str | None]
+"""The text of the document with this `source`; None where there is none."""
+
+
+class Result(BaseModel):
+    """Frozen, unknown keys forbidden."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModeScores(Result):
+    """Means over the `n` questions that a mode could be asked.
+
+    `contains_interval`: 95 %, bootstrapped. `latency_ms`: from asking a batch to its answers. `truncated`:
+    documents cut to fit into the base's context (mode full).
+    """
+
+    n: int
+    f1: float
+    em: float
+    contains: float
+    contains_interval: tuple[float, float]
+    abstained: float
+    prompt_tokens: float
+    latency_ms: float
+    truncated: int = 0
+
+
+class RoutingScores(Result):
+    """Share of the `n` questions with a known source of which an atom is ranked first, or among the first `k`
+    (of every source where a question names several); the ranking counts also where the router abstained."""
+
+    n: int
+    recall_at_1: float
+    recall_at_k: float
+    k: int
+
+
+class EvalReport(Result):
+    """What `evaluate` found; `documents` says where the texts of mode full came from."""
+
+    modes: dict[str, ModeScores]
+    routing: RoutingScores | None
+    questions: int
+    batch_size: int
+    documents: str | None = None
+    warnings: tuple[str, ...] = ()
+
+
+class ScoredAnswer(Result):
+    """One answer in one mode, with its scores."""
+
+    mode: EvalMode
+    question: str
+    golden: tuple[str, ...]
+    text: str
+    f1: float
+    em: float
+    contains: float
+    abstained: bool
+    prompt_tokens: int
+    latency_ms: float
+
+
+class Reply(NamedTuple):
+    """What asking gives, in whatever mode."""
+
+    text: str
+    abstained: bool
+    prompt_tokens: int
+    latency_ms: float
+    truncated: bool = False
+
+
+def parse_modes(names: str) -> tuple[EvalMode, ...]:
+    """The modes of a comma-separated list, each once; UsageError for an unknown one."""
+    wanted = list(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
+    unknown = [name for name in wanted if name not in EVAL_MODES]
+    if unknown or not wanted:
+        raise UsageError(
+            f"--modes {unknown[0] if unknown else names or '(empty)'}: unknown; use {','.join(EVAL_MODES)}"
+        )
+    return tuple(mode for name in wanted for mode in EVAL_MODES if mode == name)
+
+
+def evaluate(
+    model: AtomLoRA,
+    golden: Sequence[GoldenQuestion],
+    modes: Sequence[EvalMode] = EVAL_MODES,
+    *,
+    top_k: int = 4,
+    max_new_tokens: int = 64,
+    batch_size: int = 16,
+    documents: Mapping[str, str] | None = None,
+    documents_name: str = "given",
+    on_answer: Callable[[ScoredAnswer], None] | None = None,
+) -> EvalReport:
+    """Ask every question in every mode, and score answers and routing.
+
+    `documents`: {source: text} for mode full (default: rebuilt from the store's atoms), called
+    `documents_name` in the report. `on_answer` hears of each answer. Questions whose source is unknown are
+    left out of mode full, with a warning.
+    """
+    if not golden:
+        raise InputError("there is no question to evaluate")
+    lookup: Documents = documents.get if documents is not None else _rebuilder(model.store)
+    scores: dict[str, ModeScores] = {}
+    warnings: list[str] = []
+    for mode in modes:
+        asked = [one for one in golden if mode != "full" or _context(one, lookup) is not None]
+        if len(asked) < len(golden):
+            warnings.append(
+                f"mode full: {len(golden) - len(asked)} of {len(golden)} questions have no known source "
+                "document and were left out"
+            )
+        if not asked:
+            continue
+        _warm_up(model, asked[0], mode, top_k)
+        answers: list[ScoredAnswer] = []
+        truncated = 0
+        for start in range(0, len(asked), batch_size):
+            batch = asked[start : start + batch_size]
+            for one, reply in zip(
+                batch, _ask(model, batch, mode, top_k, max_new_tokens, lookup), strict=True
+            ):
+                answers.append(_score(one, reply, mode))
+                truncated += reply.truncated
+                if on_answer is not None:
+                    on_answer(answers[-1])
+        scores[mode] = _means(answers, truncated)
+    return EvalReport(
+        modes=scores,
+        routing=routing_scores(model, golden, top_k),
+        questions=len(golden),
+        batch_size=batch_size,
+        documents=None if "full" not in scores else REBUILT if documents is None else documents_name,
+        warnings=tuple(warnings),
+    )
+
+
+def routing_scores(model: AtomLoRA, golden: Sequence[GoldenQuestion], k: int) -> RoutingScores | None:
+    """How well the router finds the golden sources; None where no question names one."""
+    known = [one for one in golden if one.sources]
+    if not known:
+        return None
+    ranking = copy.copy(model.router)  # shares the index; only its silence is switched off
+    ranking.settings = ranking.settings.model_copy(update={"abstain": False, "min_weight": 0.0})
+    first, among = [], []
+    for one, route in zip(known, ranking.route_batch([one.question for one in known], k), strict=True):
+        found = [{place.source for place in model.atoms[atom.id].provenances} for atom in route.atoms]
+        wanted = set(one.sources)
+        first.append(float(bool(found and found[0] & wanted)))
+        among.append(float(wanted <= set().union(*found)))
+    return RoutingScores(
+        n=len(known), recall_at_1=_round(metrics.mean(first)), recall_at_k=_round(metrics.mean(among)), k=k
+    )
+
+
+def read_documents(folder: Path) -> dict[str, str]:
+    """{source: text} of the documents below `folder`, named as `compile` names them."""
+    from atomlora.corpora import Document, read_corpus
+
+    return {found.source: found.text for found in read_corpus([folder]) if isinstance(found, Document)}
+
+
+def rebuilt_document(store: Store, source: str) -> str | None:
+    """The text of a document as far as the store's atoms tell it: title, headings and texts in their order.
+    None when no atom comes from `source`."""
+    places = sorted(
+        (
+            (place.start, place.end, atom)
+            for atom in store.from_source(source)
+            for place in atom.provenances
+            if place.source == source
+        ),
+        key=lambda found: found[:2],
+    )
+    if not places:
+        return None
+    lines = [places[0][2].title]
+    headings: tuple[str, ...] = ()
+    for _, _, atom in places:
+        if atom.headings != headings:
+            headings = atom.headings
+            lines.append(" / ".join(headings))
+        lines.append(atom.text)
+    return "\n".join(line for line in lines if line)
+
+
+def _rebuilder(store: Store) -> Documents:
+    known: dict[str, str | None] = {}
+
+    def lookup(source: str) -> str | None:
+        if source not in known:
+            known[source] = rebuilt_document(store, source)
+        return known[source]
+
+    return lookup
+
+
+def _context(one: GoldenQuestion, lookup: Documents) -> str | None:
+    """All source documents of a question, joined; None when it names none or one is unknown."""
+    texts = [lookup(source) for source in one.sources]
+    known = [text for text in texts if text is not None]
+    return "\n\n".join(known) if known and len(known) == len(texts) else None
+
+
+def _warm_up(model: AtomLoRA, one: GoldenQuestion, mode: EvalMode, top_k: int) -> None:
+    """Load what the mode needs, so that the first batch's latency is like the others'."""
+    if mode == "extract":
+        model.route(one.question, top_k)
+    else:
+        model.ask(one.question, "none" if mode == "full" else mode, top_k, max_new_tokens=2)
+
+
+def _ask(
+    model: AtomLoRA,
+    batch: Sequence[GoldenQuestion],
+    mode: EvalMode,
+    top_k: int,
+    max_new_tokens: int,
+    lookup: Documents,
+) -> Iterator[Reply]:
+    questions = [one.question for one in batch]
+    if mode == "extract":
+        start = time.perf_counter()
+        routes = model.router.route_batch(questions, top_k)
+        latency_ms = (time.perf_counter() - start) * 1000
+        for route in routes:
+            text = model.atoms[route.atoms[0].id].text if route.atoms else ""
+            yield Reply(text, route.abstained, 0, latency_ms)
+    elif mode == "full":
+        contexts = [_context(one, lookup) or "" for one in batch]
+        yield from _ask_documents(model.base, questions, contexts, max_new_tokens)
+    else:
+        for answer in model.ask_batch(questions, mode, top_k, max_new_tokens):
+            yield Reply(answer.text, answer.abstained, answer.prompt_tokens, answer.latency_ms)
+
+
+def _ask_documents(
+    base: Base, questions: Sequence[str], documents: Sequence[str], max_new_tokens: int
+) -> Iterator[Reply]:
+    """Answers of the bare base with a document in each prompt."""
+    from atomlora.runtime.decoding import decode_batch
+
+    start = time.perf_counter()
+    fitted = [
+        fit_prompt(base, question, document, max_new_tokens)
+        for question, document in zip(questions, documents, strict=True)
+    ]
+    longest = max(len(prompt) for prompt, _ in fitted)
+    size = max(1, _TOKENS_PER_BATCH // longest)
+    for at in range(0, len(fitted), size):
+        part = fitted[at : at + size]
+        texts = decode_batch(base, [prompt for prompt, _ in part], None, max_new_tokens)
+        latency_ms = (time.perf_counter() - start) * 1000
+        for (prompt, cut), text in zip(part, texts, strict=True):
+            yield Reply(text, False, len(prompt), latency_ms, cut)
+
+
+def fit_prompt(base: Base, question: str, document: str, max_new_tokens: int) -> tuple[list[int], bool]:
+    """The prompt's ids, and whether the document's end was cut off to fit into the base's context."""
+    from atomlora.prompts import chat_prompt
+
+    limit = getattr(base.model.config, "max_position_embeddings", None)
+    prompt = chat_prompt(base.tokenizer, question, document)
+    cut = False
+    while limit is not None and document and len(prompt) + max_new_tokens > limit:
+        share = max(0.0, limit - max_new_tokens) / len(prompt)
+        document, cut = document[: int(len(document) * min(0.98, share))], True
+        prompt = chat_prompt(base.tokenizer, question, document)
+    return prompt, cut
+
+
+def _score(one: GoldenQuestion, reply: Reply, mode: EvalMode) -> ScoredAnswer:
+    return ScoredAnswer(
+        mode=mode,
+        question=one.question,
+        golden=one.golden,
+        text=reply.text,
+        f1=metrics.f1(reply.text, one.golden, one.rule),
+        em=metrics.exact_match(reply.text, one.golden, one.rule),
+        contains=metrics.contains(reply.text, one.golden, one.rule),
+        abstained=reply.abstained,
+        prompt_tokens=reply.prompt_tokens,
+        latency_ms=round(reply.latency_ms, 3),
+    )
+
+
+def _means(answers: Sequence[ScoredAnswer], truncated: int) -> ModeScores:
+    hits = [one.contains for one in answers]
+    low, high = metrics.bootstrap_interval(hits)
+    return ModeScores(
+        n=len(answers),
+        f1=_round(metrics.mean([one.f1 for one in answers])),
+        em=_round(metrics.mean([one.em for one in answers])),
+        contains=_round(metrics.mean(hits)),
+        contains_interval=(_round(low), _round(high)),
+        abstained=_round(metrics.mean([one.abstained for one in answers])),
+        prompt_tokens=round(metrics.mean([one.prompt_tokens for one in answers]), 1),
+        latency_ms=round(metrics.mean([one.latency_ms for one in answers]), 1),
+        truncated=truncated,
+    )
+
+
+def _round(value: float) -> float:
+    return round(value, 4)

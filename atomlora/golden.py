@@ -1,0 +1,110 @@
+"""Golden questions: jsonl of `{"question", "answer" | "answers" | "answers_all", "source"?, "sources"?}`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from atomlora.errors import InputError
+from atomlora.metrics import AnswerRule
+
+_FORMS = ("answer", "answers", "answers_all")
+_EXAMPLE = 'write {"question": "…", "answer": "…", "source": "…"}'
+
+
+class GoldenQuestion(BaseModel):
+    """A question, its `golden` answers, whether `any` or `all` of them count, and the documents (as
+    provenances write them) that hold the answer."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    question: str
+    golden: tuple[str, ...]
+    rule: AnswerRule = "any"
+    sources: tuple[str, ...] = ()
+
+
+def load_golden(path: Path, limit: int | None = None) -> list[GoldenQuestion]:
+    """The questions of a file; with `limit`, that many of them, evenly spread over the file.
+
+    Raises InputError naming file and line for a line that is no such question, and for a file without any.
+    """
+    questions = [_question(record, place) for place, record in read_jsonl(path)]
+    if not questions:
+        raise InputError(f"{path}: holds no question; {_EXAMPLE}, one a line")
+    if limit is None or limit >= len(questions):
+        return questions
+    return [questions[number * len(questions) // limit] for number in range(limit)]
+
+
+def read_questions(path: Path, data: bytes | None = None) -> Iterator[str]:
+    """The `question` of every line of a jsonl file (or of `data`, called `path` in messages), whatever else
+    the line holds. Raises InputError naming file and line."""
+    for place, record in read_jsonl(path, data):
+        yield _text(record, "question", place)
+
+
+def read_jsonl(path: Path, data: bytes | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(file and line for messages, object) of every line that is not blank.
+
+    Raises InputError for a file that cannot be read and for a line that is no JSON object.
+    """
+    try:
+        content = (path.read_bytes() if data is None else data).decode("utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); give a jsonl file") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not UTF-8 (byte {error.start}); save the file as UTF-8") from error
+    for number, line in enumerate(content.split("\n"), start=1):
+        if not line.strip():
+            continue
+        place = f"{path}, line {number}"
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{place}: is not JSON ({error}); {_EXAMPLE}") from error
+        if not isinstance(record, dict):
+            raise InputError(f"{place}: is not a JSON object; {_EXAMPLE}")
+        yield place, record
+
+
+def _question(record: dict[str, Any], place: str) -> GoldenQuestion:
+    forms = [form for form in _FORMS if form in record]
+    if len(forms) != 1:
+        raise InputError(
+            f"{place}: has {' and '.join(forms) or 'no answer'}; give exactly one of {', '.join(_FORMS)}"
+        )
+    form = forms[0]
+    golden = (_text(record, form, place),) if form == "answer" else _texts(record, form, place)
+    if "sources" in record:
+        sources = _texts(record, "sources", place)
+    else:
+        sources = (_text(record, "source", place),) if "source" in record else ()
+    return GoldenQuestion(
+        question=_text(record, "question", place),
+        golden=golden,
+        rule="all" if form == "answers_all" else "any",
+        sources=sources,
+    )
+
+
+def _text(record: dict[str, Any], key: str, place: str) -> str:
+    value = record.get(key)
+    if not isinstance(value, str) or not value.strip():
+        raise InputError(f"{place}: {key!r} must be text that is not empty; {_EXAMPLE}")
+    return value.strip()
+
+
+def _texts(record: dict[str, Any], key: str, place: str) -> tuple[str, ...]:
+    values = record.get(key)
+    if (
+        not isinstance(values, list)
+        or not values
+        or not all(isinstance(v, str) and v.strip() for v in values)
+    ):
+        raise InputError(f"{place}: {key!r} must be a list of texts that are not empty")
+    return tuple(value.strip() for value in values)
