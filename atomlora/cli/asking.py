@@ -1,0 +1,71 @@
+"""`ask` and `route`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from atomlora.cli import options, render
+from atomlora.cli.batches import ask_file, stream_answer
+from atomlora.errors import UsageError
+
+
+@click.command()
+@options.store_argument
+@click.argument("question", required=False)
+@click.option(
+    "--mode",
+    default="atoms",
+    show_default=True,
+    type=click.Choice(["atoms", "text", "both", "none"]),
+    help="What the base is given: mounted atoms, their texts in the prompt, both, or nothing.",
+)
+@options.model_options
+@click.option(
+    "--batch", type=click.Path(path_type=Path, allow_dash=True), help='jsonl of {"question": …} lines.'
+)
+@click.option("--stream", is_flag=True, help="Show the answer while it is decoded.")
+@options.json_option
+def ask(
+    store: Path, question: str | None, batch: Path | None, stream: bool, as_json: bool, **how: Any
+) -> None:
+    """Answer a question from a store.
+
+    QUESTION may be - to read it from standard input. The answer is followed by the sources that took part.
+    """
+    check_ask(question, batch, stream, as_json)
+    asked = None if question is None else options.read_question(question)
+    with options.open_model(store, how.pop("base"), how.pop("device")) as model:
+        if batch is not None:
+            ask_file(model, batch, how, as_json)
+        elif stream:
+            render.sources(stream_answer(model, asked or "", how))
+        else:
+            render.answer(model.ask(asked or "", **how), as_json)
+
+
+@click.command()
+@options.store_argument
+@click.argument("question")
+@options.top_k_option
+@options.json_option
+def route(store: Path, question: str, top_k: int, as_json: bool) -> None:
+    """Show which atoms matter to a question.
+
+    QUESTION may be - to read it from standard input. Needs no base model.
+    """
+    asked = options.read_question(question)
+    with options.open_model(store, None, "auto") as model:
+        routed = model.route(asked, top_k)
+        atoms = [model._answer_atom(atom) for atom in routed.atoms]
+    render.route(routed, atoms, as_json)
+
+
+def check_ask(question: str | None, batch: Path | None, stream: bool, as_json: bool) -> None:
+    """UsageError for what cannot be combined."""
+    if (question is None) == (batch is None):
+        raise UsageError("give either a QUESTION or --batch FILE")
+    if stream and (batch is not None or as_json):
+        raise UsageError(f"--stream cannot be combined with {'--batch' if batch is not None else '--json'}")

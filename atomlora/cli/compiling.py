@@ -1,0 +1,53 @@
+"""`compile`: documents to a store of trained atoms."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from atomlora.bases import EMBEDDED_BASE
+from atomlora.cli import options
+
+
+@click.command("compile")
+@click.argument("src", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", "store", required=True, type=click.Path(path_type=Path), help="The store's folder."
+)
+@click.option("--base", default=EMBEDDED_BASE, show_default=True, help="Base model: name, folder or hub id.")
+@click.option("--embedder", help="The router's embedder: name, folder or hub id.  [default: minilm]")
+@click.option(
+    "--questions",
+    type=click.Path(path_type=Path),
+    help='Your own questions: jsonl of {"question", "answer", "source"}.',
+)
+@click.option(
+    "--question-writer", metavar="auto|none|base|DIR", help="Who writes questions.  [default: auto]"
+)
+@click.option("--rank", type=int, help="Rank of an atom's adapter.")
+@click.option("--alpha", type=float, help="Its alpha: deltas are scaled by alpha / rank.")
+@click.option("--layers", metavar="late:N|LIST", help="Which layers: the last N, or numbers like 25,26,27.")
+@click.option("--targets", help="Which linear layers, such as gate_proj,up_proj,down_proj.")
+@click.option("--slots", type=int, help="Atoms that train side by side: more need more memory.")
+@options.device_option
+@options.json_option
+def compile_command(
+    src: tuple[Path, ...],
+    store: Path,
+    base: str,
+    questions: Path | None,
+    device: str,
+    as_json: bool,
+    **chosen: Any,
+) -> None:
+    """Compile documents (files and folders).
+
+    Only what is new or has changed is trained; an interrupted run is resumed by the same command.
+    """
+    from atomlora.cli.progress import compile_shown, show_report
+    from atomlora.cli.settings import compile_settings
+
+    settings = compile_settings(**chosen)
+    show_report(compile_shown(src, store, settings, base=base, questions=questions, device=device), as_json)

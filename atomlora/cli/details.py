@@ -1,0 +1,120 @@
+"""What `show`, `log` and `verify` print."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from atomlora.cli import render
+from atomlora.cli.options import print_json
+
+if TYPE_CHECKING:
+    from atomlora.atom import Atom, Provenance
+    from atomlora.store import Manifest, Store, VerifyReport
+
+
+def show_atoms(store: Store, as_json: bool) -> None:
+    """A table of all atoms, or one object with the short facts of each."""
+    if as_json:
+        print_json({"version": store.version, "atoms": [_short(atom) for atom in store.atoms()]})
+        return
+    rows = [
+        [atom.id[:12], atom.type, f"{atom.record.recall:.2f}", len(atom.questions), _source(atom), atom.text]
+        for atom in store.atoms()
+    ]
+    render.table(["atom", "type", "recall", "questions", "source", "text"], rows)
+
+
+def show_atom(store: Store, atom_id: str, as_json: bool) -> None:
+    """Everything there is to know of one atom."""
+    facts = store.show(atom_id)
+    if as_json:
+        print_json(facts)
+        return
+    atom = store.get(atom_id)
+    for name, value in _lines(atom, facts):
+        click.echo(f"{name:<12} {render.one_line(value)}")
+
+
+def show_versions(manifests: Sequence[Manifest], as_json: bool) -> None:
+    """The versions, newest first."""
+    if as_json:
+        print_json({"versions": [_version(manifest) for manifest in manifests]})
+        return
+    rows = [
+        [
+            manifest.version[:12],
+            manifest.created,
+            *(manifest.stats.get(f"atoms_{name}", "-") for name in ("total", "new", "removed", "failed")),
+            manifest.base.name,
+            manifest.message,
+        ]
+        for manifest in manifests
+    ]
+    render.table(["version", "created", "atoms", "new", "removed", "failed", "base", "message"], rows)
+
+
+def show_verified(report: VerifyReport, as_json: bool) -> None:
+    """What was read, and each problem."""
+    if as_json:
+        print_json({"ok": report.ok, **report.model_dump(mode="json")})
+        return
+    click.echo(
+        f"{len(report.versions)} versions, {report.atoms} atoms, {report.objects} files, "
+        f"{report.size_bytes:,} bytes read: {'all as they must be' if report.ok else 'damaged'}"
+    )
+    for problem in report.problems:
+        harmed = ", ".join(version[:12] for version in problem.versions)
+        click.echo(f"  {problem.file}: {problem.reason}; {problem.remedy} (harms {harmed})")
+
+
+def _short(atom: Atom) -> dict[str, Any]:
+    place = atom.provenances[0] if atom.provenances else None
+    return {
+        "id": atom.id,
+        "type": atom.type,
+        "title": atom.title,
+        "text": atom.text,
+        "recall": atom.record.recall,
+        "questions": len(atom.questions),
+        "source": place.source if place else None,
+        "start": place.start if place else None,
+        "end": place.end if place else None,
+    }
+
+
+def _version(manifest: Manifest) -> dict[str, Any]:
+    kept = manifest.model_dump(mode="json", exclude={"targets", "segments", "calibration"})
+    return {"version": manifest.version, **kept, "segments": len(manifest.segments)}
+
+
+def _lines(atom: Atom, facts: dict[str, Any]) -> list[tuple[str, str]]:
+    record = atom.record
+    lines = [
+        ("atom", atom.id),
+        ("type", atom.type),
+        ("title", atom.title),
+        ("headings", " / ".join(atom.headings)),
+        ("text", atom.text),
+        *(("source", _place(place)) for place in atom.provenances),
+        ("labels", ", ".join(atom.labels)),
+        ("adapter", f"rank {atom.rank}, alpha {atom.alpha:g}, {facts['size_bytes']:,} bytes"),
+        ("training", f"recall {record.recall:.2f}, loss {record.loss:.4f}, {record.steps} steps"),
+        ("weights", atom.weights_digest),
+    ]
+    failed = set(record.failed_questions)
+    for question in atom.questions:
+        mark = " (not learnt)" if question.text in failed else ""
+        lines.append(("question", f"{question.text} -> {question.answer} [{question.kind}]{mark}"))
+    return [(name, value) for name, value in lines if value]
+
+
+def _place(place: Provenance) -> str:
+    page = f" (page {place.page})" if place.page is not None else ""
+    return f"{place.source}:{place.start}-{place.end}{page}"
+
+
+def _source(atom: Atom) -> str:
+    return _place(atom.provenances[0]) if atom.provenances else "-"

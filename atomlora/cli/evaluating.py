@@ -1,0 +1,46 @@
+"""`eval`: questions with known answers, asked in several ways."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from atomlora.cli import options
+
+MODES = "none,text,full,atoms,both,extract"
+
+
+@click.command("eval")
+@options.store_argument
+@click.argument("golden", type=click.Path(path_type=Path))
+@click.option(
+    "--modes",
+    default=MODES,
+    show_default=True,
+    help="full: the source document in the prompt; extract: the likeliest atom's text, no model.",
+)
+@click.option(
+    "--limit", type=click.IntRange(min=1), help="Ask that many questions, evenly spread over the file."
+)
+@click.option(
+    "--documents",
+    type=click.Path(path_type=Path),
+    help="Folder of the compiled documents, for mode full (default: rebuilt from the atoms).",
+)
+@click.option("--batch-size", default=16, show_default=True, type=click.IntRange(min=1))
+@click.option("--predictions", type=click.Path(path_type=Path), help="Write every answer to this jsonl file.")
+@options.model_options
+@options.json_option
+def eval_command(store: Path, golden: Path, as_json: bool, base: str | None, device: str, **how: Any) -> None:
+    """Score answers to a file of questions.
+
+    Asks STORE the questions of GOLDEN, mode by mode. Lines of GOLDEN (jsonl): {"question", "answer" |
+    "answers" | "answers_all", "source"?}; answers are alternatives, answers_all are all required.
+    """
+    from atomlora.cli.scores import run_evaluation, show_scores
+
+    with options.open_model(store, base, device) as model:
+        report = run_evaluation(model, golden, **how)
+    show_scores(report, as_json)

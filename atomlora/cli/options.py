@@ -1,0 +1,81 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from atomlora.errors import UsageError
+
+if TYPE_CHECKING:
+    from atomlora.model import AtomLoRA
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def _device(context: click.Context, option: click.Parameter, value: str) -> str:
+    """`value` if torch can compute there."""
+    if value in ("auto", "cpu"):
+        return value
+    import torch
+
+    try:
+        torch.empty(1, device=value)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise click.BadParameter(f"{value!r} cannot be used here ({reason}); try auto or cpu") from error
+    return value
+
+
+store_argument = click.argument("store", type=click.Path(path_type=Path))
+json_option = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
+base_option = click.option("--base", help="Where the store's base lies, if elsewhere: folder or hub id.")
+device_option = click.option(
+    "--device", default="auto", show_default=True, callback=_device, help="auto, cpu, cuda, cuda:1…"
+)
+top_k_option = click.option(
+    "--top-k", default=4, show_default=True, type=click.IntRange(min=1), help="Atoms that may take part."
+)
+new_tokens_option = click.option(
+    "--max-new-tokens", default=64, show_default=True, type=click.IntRange(min=1), help="Length of an answer."
+)
+
+
+def model_options(command: Command) -> Command:
+    """--base, --device, --top-k and --max-new-tokens."""
+    for option in (new_tokens_option, top_k_option, device_option, base_option):
+        command = option(command)
+    return command
+
+
+def open_model(store: Path, base: str | None, device: str) -> AtomLoRA:
+    """The store on its base; the base is loaded when first needed, or at once where it was named."""
+    from atomlora.model import AtomLoRA
+
+    return AtomLoRA.open(store, base, device)
+
+
+def read_question(question: str) -> str:
+    """The question as given, or standard input where it is `-`; UsageError when there is none."""
+    text = read_stdin() if question == "-" else question
+    if not text.strip():
+        raise UsageError("the question is empty; give a question, or - to read it from standard input")
+    return text.strip()
+
+
+def read_stdin() -> str:
+    """Standard input as UTF-8 text."""
+    try:
+        return sys.stdin.buffer.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"standard input is not UTF-8 (byte {error.start})") from error
+
+
+def print_json(value: Any) -> None:
+    """One line of JSON on stdout."""
+    click.echo(json.dumps(value, ensure_ascii=False))

@@ -1,0 +1,173 @@
+"""A compile run as seen on stderr, and its summary."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import click
+
+from atomlora.cli import render
+from atomlora.cli.options import print_json
+from atomlora.errors import StoreError
+
+if TYPE_CHECKING:
+    from atomlora.compiler.progress import CompileProgress, CompileReport
+    from atomlora.settings import CompileSettings
+
+STAGES = {
+    "read": "reading documents",
+    "questions": "writing questions",
+    "pool": "training distractors",
+    "train": "training atoms",
+    "route": "building the router",
+}
+SECONDS_BETWEEN_LINES = 10.0
+SHOWN = 20  # failed atoms and skipped files that are listed before the rest is only counted
+
+
+class Listener(Protocol):
+    """What `compile_corpus` reports its progress to."""
+
+    def __call__(self, progress: CompileProgress, /) -> None: ...
+
+
+def compile_shown(
+    sources: Sequence[Path],
+    store: Path,
+    settings: CompileSettings,
+    *,
+    base: str,
+    questions: Path | None,
+    device: str,
+) -> CompileReport:
+    """Compile with progress on stderr; when interrupted, the KeyboardInterrupt says what is kept."""
+    from atomlora.compiler.compile import compile_corpus
+
+    try:
+        with progress_listener() as listen:
+            return compile_corpus(
+                sources, store, settings, base=base, questions=questions, device=device, on_progress=listen
+            )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"Stopped; {_kept(store)}; the same command resumes") from None
+
+
+@contextlib.contextmanager
+def progress_listener() -> Iterator[Listener]:
+    """A bar where stderr is a terminal, else a line at the end of a stage and every ten seconds."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        plain = PlainProgress()
+        yield plain
+        plain.end()
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[facts]}"),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("starting", total=None, facts="")
+
+        def listen(heard: CompileProgress) -> None:
+            if heard.message:
+                progress.console.print(render.one_line(heard.message), markup=False, highlight=False)
+            description = STAGES.get(heard.stage, heard.stage)
+            facts = ", ".join(progress_facts(heard))
+            progress.update(
+                task, description=description, completed=heard.done, total=heard.total, facts=facts
+            )
+
+        yield listen
+
+
+class PlainProgress:
+    """Progress in lines on stderr, for logs."""
+
+    def __init__(self) -> None:
+        self._untold: CompileProgress | None = None
+        self._told = time.monotonic()
+
+    def __call__(self, progress: CompileProgress, /) -> None:
+        if self._untold is not None and self._untold.stage != progress.stage:
+            self.end()
+        if progress.message:
+            click.echo(render.one_line(progress.message), err=True)
+        self._untold = progress
+        if time.monotonic() - self._told >= SECONDS_BETWEEN_LINES:
+            self.end()
+
+    def end(self) -> None:
+        """Tell what was heard last, if it was not told."""
+        if (heard := self._untold) is not None:
+            facts = [f"{heard.done}/{heard.total}", *progress_facts(heard)]
+            click.echo(f"{STAGES.get(heard.stage, heard.stage)}: {', '.join(facts)}", err=True)
+            self._untold, self._told = None, time.monotonic()
+
+
+def progress_facts(progress: CompileProgress) -> list[str]:
+    """Rate, recall and time left, as far as they are known."""
+    facts = []
+    if progress.atoms_per_second is not None and progress.stage != "read":
+        facts.append(f"{progress.atoms_per_second:.2f}/s")
+    if progress.recall is not None:
+        facts.append(f"recall {progress.recall:.2f}")
+    if progress.seconds_left is not None and progress.done < progress.total:
+        facts.append(f"{duration(progress.seconds_left)} left")
+    return facts
+
+
+def duration(seconds: float) -> str:
+    """`m:ss` or `h:mm:ss`."""
+    whole = max(0, round(seconds))
+    hours, minutes = whole // 3600, whole % 3600 // 60
+    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
+
+
+def show_report(report: CompileReport, as_json: bool) -> None:
+    """The summary on stdout; what was skipped, warned of or not learnt on stderr."""
+    skipped = [f"Skipped {one.source}: {one.reason}" for one in report.skipped]
+    failed = [
+        f'Not learnt in full: {one.id[:12]} ({one.source}) "{one.text}": {"; ".join(one.questions)}'
+        for one in report.failed
+    ]
+    _list(skipped, "files skipped")
+    _list([f"Warning: {warning}" for warning in report.warnings], "warnings")
+    _list(failed, "atoms not learnt in full; atomlora show lists all atoms with their recall")
+    if as_json:
+        print_json(report.model_dump(mode="json"))
+        return
+    click.echo(
+        f"{report.store}: {report.atoms_total} atoms ({report.atoms_new} new, {report.atoms_kept} kept, "
+        f"{report.atoms_removed} removed, {report.atoms_failed} not learnt in full) in "
+        f"{duration(report.seconds)}, {report.atoms_per_second:.2f} atoms/s; version {report.version[:12]}"
+    )
+
+
+def _list(lines: Sequence[str], what: str) -> None:
+    for line in lines[:SHOWN]:
+        click.echo(render.one_line(line), err=True)
+    if len(lines) > SHOWN:
+        click.echo(f"… and {len(lines) - SHOWN} more {what}", err=True)
+
+
+def _kept(store: Path) -> str:
+    """How many trained atoms lie in the store after an interruption."""
+    from atomlora.store import Store
+
+    if not store.is_dir():
+        return "no atom was trained yet"
+    try:
+        with Store.writer(store) as writer:
+            return f"{len(writer.finished())} atoms are kept"
+    except StoreError:  # nothing that a resumed run would keep can be read now; it will say why
+        return "finished atoms are kept"

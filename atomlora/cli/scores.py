@@ -1,0 +1,103 @@
+"""Running an evaluation with progress, and its table."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from atomlora.cli import render
+from atomlora.cli.options import print_json
+from atomlora.evaluate import EvalReport, ScoredAnswer, evaluate, parse_modes, read_documents
+from atomlora.golden import load_golden
+
+if TYPE_CHECKING:
+    from atomlora.model import AtomLoRA
+
+
+def run_evaluation(
+    model: AtomLoRA,
+    golden: Path,
+    *,
+    modes: str,
+    limit: int | None,
+    documents: Path | None,
+    predictions: Path | None,
+    top_k: int,
+    max_new_tokens: int,
+    batch_size: int,
+) -> EvalReport:
+    """Evaluate with a progress bar on stderr; mistakes in the input are found before anything is asked."""
+    wanted = parse_modes(modes)
+    questions = load_golden(golden, limit)
+    texts = None if documents is None else read_documents(documents)
+    with _listener(len(wanted) * len(questions), predictions) as on_answer:
+        return evaluate(
+            model,
+            questions,
+            wanted,
+            top_k=top_k,
+            max_new_tokens=max_new_tokens,
+            batch_size=batch_size,
+            documents=texts,
+            documents_name=str(documents),
+            on_answer=on_answer,
+        )
+
+
+def show_scores(report: EvalReport, as_json: bool) -> None:
+    """The report as a table, or as one object."""
+    for warning in report.warnings:
+        click.echo(f"Warning: {warning}", err=True)
+    if as_json:
+        print_json(report.model_dump(mode="json"))
+        return
+    header = ["mode", "n", "contains", "95 %", "f1", "em", "abstained", "prompt tokens", "latency ms"]
+    rows = [
+        [
+            mode,
+            row.n,
+            f"{row.contains:.3f}",
+            f"{row.contains_interval[0]:.3f}-{row.contains_interval[1]:.3f}",
+            f"{row.f1:.3f}",
+            f"{row.em:.3f}",
+            f"{row.abstained:.3f}",
+            row.prompt_tokens,
+            row.latency_ms,
+        ]
+        for mode, row in report.modes.items()
+    ]
+    render.table(header, rows)
+    if (routing := report.routing) is not None:
+        click.echo(
+            f"routing: the source is first for {routing.recall_at_1:.3f}, among the first {routing.k} for "
+            f"{routing.recall_at_k:.3f} of {routing.n} questions"
+        )
+    if report.documents is not None:
+        cut = report.modes["full"].truncated
+        click.echo(f"full: documents {report.documents}" + (f"; {cut} cut to fit the base" if cut else ""))
+
+
+@contextlib.contextmanager
+def _listener(total: int, predictions: Path | None) -> Iterator[Callable[[ScoredAnswer], None]]:
+    """What hears of each answer: a progress bar on stderr, and the file of predictions if wanted."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(predictions.open("w", encoding="utf-8")) if predictions else None
+        console = Console(stderr=True)
+        progress = stack.enter_context(
+            Progress(console=console, disable=not console.is_terminal, transient=True)
+        )
+        task = progress.add_task("asking", total=total)
+
+        def listen(answer: ScoredAnswer) -> None:
+            progress.update(task, advance=1, description=f"mode {answer.mode}")
+            if file is not None:
+                file.write(answer.model_dump_json() + "\n")
+
+        yield listen
