@@ -59,7 +59,8 @@ $(READY): pyproject.toml constraints.txt
 	@if [ ! -x $(BIN)/python ]; then \
 	  for python in $(if $(PYTHON),$(PYTHON),python3.13 python3.12 python3.11 python3); do \
 	    $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
-	    echo "making .venv with $$($$python --version)" >&2; $$python -m venv .venv; break; \
+	    echo "making .venv with $$($$python --version)" >&2; \
+	    $$python -m venv .venv && break; rm -rf .venv; \
 	  done; \
 	fi
 	@test -x $(BIN)/python || { \

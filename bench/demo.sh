@@ -5,6 +5,7 @@ cd "$(dirname "$0")/.."
 
 SAMPLE=corpora/samples/kestrin  # the papers of an invented ferry company: no model has read them
 STORE=demo-store
+LIMIT=${LIMIT:-40}  # golden questions to score; make demo LIMIT=10 is quicker
 
 say() { printf '\n== %s\n' "$*"; }
 
@@ -24,4 +25,4 @@ What is the capital of France?
 QUESTIONS
 
 say "3. Measure: the bare base, retrieved text, the whole document and atoms, on the first golden questions"
-atomlora eval "$STORE" "$SAMPLE/golden.jsonl" --modes none,text,full,atoms --limit 40
+atomlora eval "$STORE" "$SAMPLE/golden.jsonl" --modes none,text,full,atoms --limit "$LIMIT"
