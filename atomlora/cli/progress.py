@@ -15,7 +15,7 @@ from atomlora.cli.options import print_json
 from atomlora.errors import StoreError
 
 if TYPE_CHECKING:
-    from atomlora.compiler.progress import CompileProgress, CompileReport
+    from atomlora.compiler.progress import CompileProgress, CompileReport, FailedAtom
     from atomlora.settings import CompileSettings
 
 STAGES = {
@@ -136,10 +136,7 @@ def duration(seconds: float) -> str:
 def show_report(report: CompileReport, as_json: bool) -> None:
     """The summary on stdout; what was skipped, warned of or not learnt on stderr."""
     skipped = [f"Skipped {one.source}: {one.reason}" for one in report.skipped]
-    failed = [
-        f'Not learnt in full: {one.id[:12]} ({one.source}) "{one.text}": {"; ".join(one.questions)}'
-        for one in report.failed
-    ]
+    failed = [_failure(one) for one in report.failed]
     _list(skipped, "files skipped")
     _list([f"Warning: {warning}" for warning in report.warnings], "warnings")
     _list(failed, "atoms not learnt in full; atomlora show lists all atoms with their recall")
@@ -151,6 +148,12 @@ def show_report(report: CompileReport, as_json: bool) -> None:
         f"{report.atoms_removed} removed, {report.atoms_failed} not learnt in full) in "
         f"{duration(report.seconds)}, {report.atoms_per_second:.2f} atoms/s; version {report.version[:12]}"
     )
+
+
+def _failure(atom: FailedAtom) -> str:
+    text, first = render.one_line(atom.text, render.QUOTED), render.one_line(atom.questions[0], render.QUOTED)
+    more = f" and {len(atom.questions) - 1} more" if len(atom.questions) > 1 else ""
+    return f'Not learnt in full: {atom.id[:12]} ({atom.source}) "{text}": {first}{more}'
 
 
 def _list(lines: Sequence[str], what: str) -> None:
