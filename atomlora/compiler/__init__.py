@@ -1,0 +1,1 @@
+"""The compiler: documents become atoms, atoms become micro-LoRAs, many at once."""

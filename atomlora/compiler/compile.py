@@ -1,0 +1,167 @@
+"""`compile_corpus`: documents -> atoms -> questions -> micro-LoRAs -> store, in one screen."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from atomlora.atom import Atom, digest_json
+from atomlora.bases import EMBEDDED_BASE, load_base
+from atomlora.compiler.drafts import Draft, assign_user_questions, drafts_from, reuse
+from atomlora.compiler.progress import CompileProgress, CompileReport, FailedAtom, Teller
+from atomlora.compiler.session import TrainingSession
+from atomlora.compiler.shape import resolve_targets
+from atomlora.corpora import Passage, SkippedFile, read_corpus, split_document
+from atomlora.errors import InputError
+from atomlora.questions import load_user_questions, writer_for
+from atomlora.questions.types import AtomText, Question, QuestionWriter
+from atomlora.router import Embedder, fit_calibration, load_embedder
+from atomlora.runtime.keys import store_keys
+from atomlora.settings import CompileSettings
+from atomlora.store import Store, StoreWriter
+
+Listener = Callable[[CompileProgress], None]
+
+
+def compile_corpus(
+    sources: Sequence[Path | str],
+    store: Path | str,
+    settings: CompileSettings | None = None,
+    *,
+    base: str = EMBEDDED_BASE,
+    questions: Path | None = None,
+    device: str = "auto",
+    on_progress: Listener | None = None,
+) -> CompileReport:
+    """Compile documents into the store at `store`, as its next version.
+
+    Atoms whose text, questions, base and recipe are those of an atom already in the store (committed, or finished
+    by an interrupted run) are kept and not trained again. Nothing of the version before is touched until the last
+    step, the commit. Raises InputError, UsageError, BaseModelError or StoreError; after Ctrl-C the same call
+    resumes.
+    """
+    settings, began, teller = settings or CompileSettings(), time.perf_counter(), Teller(on_progress)
+    passages, skipped = _read(sources, teller)
+    given = load_user_questions(questions) if questions else []
+    with Store.writer(Path(store)) as writer:
+        loaded = load_base(base, device)
+        question_writer = writer_for(settings.question_writer, loaded.model, loaded.tokenizer)
+        embedder = load_embedder(settings.embedder)
+        targets = resolve_targets(loaded.model, settings.adapter)
+        recipe = digest_json([settings.recipe(), question_writer.digest, settings.max_questions])
+
+        drafts = drafts_from(passages)
+        user = assign_user_questions(drafts, given, str(questions)) if given else {}
+        kept = reuse(drafts, user, writer.finished(), loaded.fingerprint, recipe)
+        drafts = _with_questions(drafts, user, kept, question_writer, settings, teller)
+        session = TrainingSession(loaded, targets, settings, recipe, teller)
+        trained = session.train({i: d for i, d in enumerate(drafts) if i not in kept}, writer)
+
+        atoms = [kept[i] if i in kept else trained[i] for i in range(len(drafts))]
+        atoms = list({atom.id: atom for atom in atoms}.values())
+        teller.tell("route", 0, len(atoms))
+        before = {atom.id for atom in Store.open(store).atoms()} if writer.head else set()
+        keys, calibration = _keys(atoms, embedder, writer, Path(store))
+        failed = tuple(_failure(atom) for atom in atoms if not atom.record.passed)
+        manifest = writer.commit(
+            atoms,
+            keys,
+            base={"name": base, "fingerprint": loaded.fingerprint},
+            embedder={"name": embedder.name, "fingerprint": embedder.fingerprint},
+            settings=settings.model_dump(mode="json"),
+            recipe=recipe,
+            targets=targets,
+            calibration=calibration,
+            stats={"atoms_total": len(atoms), "atoms_failed": len(failed)},
+        )
+    teller.tell("route", len(atoms), len(atoms))
+    teller.close()
+    seconds = time.perf_counter() - began
+    ids = {atom.id for atom in atoms}
+    return CompileReport(
+        store=str(store),
+        version=manifest.version,
+        atoms_total=len(atoms),
+        atoms_new=len(ids - before),
+        atoms_kept=len(ids & before),
+        atoms_removed=len(before - ids),
+        atoms_failed=len(failed),
+        seconds=seconds,
+        atoms_per_second=len(trained) / max(teller.seconds.get("train", 0.0), 1e-9) if trained else 0.0,
+        seconds_by_stage=teller.seconds,
+        failed=failed,
+        skipped=tuple(skipped),
+    )
+
+
+def _read(sources: Sequence[Path | str], teller: Teller) -> tuple[list[Passage], list[SkippedFile]]:
+    passages: list[Passage] = []
+    skipped: list[SkippedFile] = []
+    teller.tell("read", 0, 0)
+    for number, document in enumerate(read_corpus(sources), start=1):
+        if isinstance(document, SkippedFile):
+            skipped.append(document)
+        else:
+            passages += split_document(document)
+        teller.tell("read", number, number)
+    if not passages:
+        names = ", ".join(str(source) for source in sources)
+        raise InputError(
+            f"{names}: no sentence to learn from in these documents; give documents with running text"
+        )
+    return passages, skipped
+
+
+def _with_questions(
+    drafts: list[Draft],
+    user: dict[int, list[Question]],
+    kept: dict[int, Atom],
+    writer: QuestionWriter,
+    settings: CompileSettings,
+    teller: Teller,
+) -> list[Draft]:
+    """Questions for every draft that no finished atom answers for; a user's own come first."""
+    missing = [i for i in range(len(drafts)) if i not in kept]
+    texts = [
+        AtomText(title=drafts[i].title, text=drafts[i].text, headings=drafts[i].headings) for i in missing
+    ]
+    written: list[list[Question]] = []
+    if texts:
+        teller.tell("questions", 0, len(texts))
+        written = writer.write(
+            texts, settings.max_questions, lambda done, all_: teller.tell("questions", done, all_)
+        )
+    asked = list(drafts)
+    for i, found in zip(missing, written, strict=True):
+        asked[i] = replace(asked[i], questions=(*user.get(i, ()), *found))
+    for i, atom in kept.items():
+        asked[i] = replace(asked[i], questions=atom.questions)
+    return asked
+
+
+def _keys(
+    atoms: list[Atom], embedder: Embedder, writer: StoreWriter, path: Path
+) -> tuple[tuple[np.ndarray, np.ndarray], dict[str, object]]:
+    """Embeddings of all keys (those of the version before are taken over) and the calibration fitted on them."""
+    keys = store_keys(atoms)
+    known: dict[str, np.ndarray] = {}
+    if writer.head is not None and writer.head.embedder.fingerprint == embedder.fingerprint:
+        with Store.open(path) as old:
+            vectors, _ = old.keys()
+            texts = [text for _, text in store_keys(list(old.atoms()))]
+            known = dict(zip(texts, vectors, strict=True))
+    fresh = list(dict.fromkeys(text for _, text in keys if text not in known))
+    known.update(zip(fresh, embedder.encode(fresh), strict=True) if fresh else ())
+    embeddings = np.stack([known[text] for _, text in keys]).astype(np.float32)
+    positions = np.array([position for position, _ in keys], dtype=np.int32)
+    calibration = fit_calibration(embedder, embeddings, positions, [text for _, text in keys])
+    return (embeddings, positions), calibration.model_dump(mode="json")
+
+
+def _failure(atom: Atom) -> FailedAtom:
+    source = atom.provenances[0].source if atom.provenances else ""
+    return FailedAtom(id=atom.id, text=atom.text, source=source, questions=atom.record.failed_questions)

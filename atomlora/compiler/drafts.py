@@ -1,0 +1,107 @@
+"""From passages to atom drafts: what will be trained, with its questions, before any weight exists."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from atomlora.atom import Atom, Provenance, atom_identity
+from atomlora.corpora import Passage
+from atomlora.errors import InputError
+from atomlora.questions.types import Question
+from atomlora.questions.user import UserQuestion
+
+_WORD = re.compile(r"\w{3,}")
+
+
+@dataclass(frozen=True)
+class Draft:
+    """An atom before training. The same text under the same title and headings is one atom, however many files
+    hold it."""
+
+    type: str
+    title: str
+    text: str
+    headings: tuple[str, ...]
+    labels: tuple[str, ...]
+    provenances: tuple[Provenance, ...]
+    questions: tuple[Question, ...] = field(default=())
+
+    @property
+    def key(self) -> tuple[str, str, tuple[str, ...]]:
+        return self.title, self.text, self.headings
+
+    def identity(self, base_fingerprint: str, recipe: str) -> str:
+        return atom_identity(base_fingerprint, recipe, self.title, self.text, self.questions)
+
+
+def drafts_from(passages: Iterable[Passage]) -> list[Draft]:
+    """One draft per distinct (title, text, headings), in order of first appearance."""
+    drafts: dict[tuple[str, str, tuple[str, ...]], Draft] = {}
+    for p in passages:
+        place = Provenance(
+            source=p.source, start=p.start, end=p.end, source_sha256=p.source_sha256, page=p.page
+        )
+        draft = Draft(p.kind, p.title, p.text, p.headings, tuple(sorted(p.labels)), (place,))
+        known = drafts.get(draft.key)
+        if known is not None:
+            labels = tuple(sorted({*known.labels, *draft.labels}))
+            draft = replace(known, provenances=(*known.provenances, place), labels=labels)
+        drafts[draft.key] = draft
+    return list(drafts.values())
+
+
+def assign_user_questions(
+    drafts: Sequence[Draft], given: Sequence[UserQuestion], file: str
+) -> dict[int, list[Question]]:
+    """Which draft each user question belongs to: of its source, the one that holds the answer and shares most words.
+
+    Raises InputError when a question names a source that the corpus does not have.
+    """
+    by_source: dict[str, list[int]] = {}
+    for index, draft in enumerate(drafts):
+        for place in draft.provenances:
+            by_source.setdefault(place.source, []).append(index)
+    assigned: dict[int, list[Question]] = {}
+    for question in given:
+        places = by_source.get(question.source)
+        if not places:
+            raise InputError(
+                f"--questions {file}: {question.question!r} names the source {question.source!r}, which the corpus "
+                "does not have; use the path relative to the compiled folder (FILE#id for jsonl)"
+            )
+        words = set(_WORD.findall(f"{question.question} {question.answer}".lower()))
+
+        def fit(index: int, words: set[str] = words, answer: str = question.answer) -> tuple[bool, int]:
+            text = drafts[index].text.lower()
+            return answer.lower() in text, len(words & set(_WORD.findall(text)))
+
+        assigned.setdefault(max(places, key=fit), []).append(question.as_question())
+    return assigned
+
+
+def reuse(
+    drafts: Sequence[Draft],
+    user: Mapping[int, Sequence[Question]],
+    finished: Mapping[str, Atom],
+    base_fingerprint: str,
+    recipe: str,
+) -> dict[int, Atom]:
+    """Drafts that a finished atom already answers for: same text, same recipe, same user questions. Its questions
+    are taken over, so that nothing is written or trained again."""
+    by_key: dict[tuple[str, str, tuple[str, ...]], list[Atom]] = {}
+    for atom in finished.values():
+        by_key.setdefault((atom.title, atom.text, atom.headings), []).append(atom)
+    kept: dict[int, Atom] = {}
+    for index, draft in enumerate(drafts):
+        wanted = [(q.text, q.answer) for q in user.get(index, ())]
+        for atom in by_key.get(draft.key, ()):
+            own = [(q.text, q.answer) for q in atom.questions if q.kind == "user"]
+            same = atom.id == atom_identity(base_fingerprint, recipe, atom.title, atom.text, atom.questions)
+            if same and own == wanted:
+                kept[index] = atom.model_copy(
+                    update={"type": draft.type, "provenances": draft.provenances, "labels": draft.labels}
+                )
+                break
+    return kept

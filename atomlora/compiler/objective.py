@@ -1,0 +1,125 @@
+"""Losses over candidate tokens.
+
+Of the weights that an answer token touches in a training step of a small base, the LM head is the largest part. The
+softmax is therefore taken over a candidate set: the likeliest tokens of the vocabulary at large (a byte-pair
+vocabulary is ordered by merges, so its first ids are its most frequent tokens), and for each row its own answer's
+tokens and the bare base's likeliest at each position. What is learnt lifts some tokens outside the set as well, and
+left alone half of all answers would lose to one of them; so every few steps the full head names the likeliest tokens
+as they are now, and these join. An atom is done only when its answers are greedy under the full head (`exact_pass`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from atomlora.compiler.trunk import IGNORED, LateRows
+
+SHARED_TOKENS = 1024
+LIKELY_TOKENS = 16
+_NEVER = -1e9
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Per row: head rows (B, C, d), bias (B, C) that masks repeats, and where each target stands (B, T) in
+    [shared tokens, own candidates]; `teacher` (B, T, S + C) are the bare base's log-probabilities on the same set."""
+
+    head: Tensor
+    bias: Tensor
+    target: Tensor
+    teacher: Tensor | None
+
+    def select(self, rows: Tensor) -> Candidates:
+        teacher = None if self.teacher is None else self.teacher[rows]
+        return Candidates(self.head[rows], self.bias[rows], self.target[rows], teacher)
+
+
+class CandidateHead:
+    """The base's LM head, restricted to candidates in training and whole for the exact check."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.weight: Tensor = model.get_output_embeddings().weight
+        self.softcap: float | None = getattr(model.config, "final_logit_softcapping", None)
+        self.shared = min(SHARED_TOKENS, self.weight.shape[0])
+
+    @torch.no_grad()
+    def likely(self, hidden: Tensor, many: int = LIKELY_TOKENS) -> Tensor:
+        """The full head's likeliest tokens at each column of `hidden` (B, T, d): (B, T * many) int64."""
+        logits = self.full_logits(hidden)
+        return logits.topk(min(many, logits.shape[-1]), dim=-1).indices.flatten(1)
+
+    @torch.no_grad()
+    def candidates(
+        self, rows: LateRows, likely: Tensor, extra: Tensor | None = None, with_teacher: bool = False
+    ) -> Candidates:
+        """Candidate set of each row; `extra` (B, E) int64 adds tokens (IGNORED = none), e.g. those of the atom whose
+        leaking silence must punish."""
+        tokens = torch.cat([rows.targets, likely] + ([] if extra is None else [extra]), dim=1)
+        tokens = tokens.sort(dim=1).values
+        repeat = torch.zeros_like(tokens, dtype=torch.bool)
+        repeat[:, 1:] = tokens[:, 1:] == tokens[:, :-1]
+        dropped = repeat | (tokens < self.shared)  # IGNORED is negative and goes with the shared ones
+        # Bring what stays to the front, to cut the padding.
+        width = max(int((~dropped).sum(1).max()), 1)
+        order = dropped.int().argsort(dim=1, stable=True)[:, :width]
+        tokens, dropped = tokens.gather(1, order), dropped.gather(1, order)
+        bias = torch.where(dropped, _NEVER, 0.0).to(self.weight.dtype)
+        kept = torch.where(dropped, -1, tokens)
+        match = kept[:, None, :] == rows.targets[:, :, None]
+        own = match.int().argmax(-1) + self.shared
+        target = torch.where(rows.targets < self.shared, rows.targets.clamp(min=0), own)
+        head = self.weight[tokens.clamp(min=0)]
+        teacher = None
+        if with_teacher:
+            teacher = torch.log_softmax(
+                self.logits(rows.final, Candidates(head, bias, target, None)).float(), dim=-1
+            )
+        return Candidates(head, bias, target, teacher)
+
+    def logits(self, hidden: Tensor, candidates: Candidates) -> Tensor:
+        """(B, T, d) -> (B, T, S + C)."""
+        shared = hidden @ self.weight[: self.shared].T
+        own = torch.bmm(hidden, candidates.head.transpose(1, 2)) + candidates.bias[:, None, :]
+        return self._cap(torch.cat([shared, own], dim=-1))
+
+    def full_logits(self, hidden: Tensor) -> Tensor:
+        return self._cap(hidden @ self.weight.T)
+
+    def _cap(self, logits: Tensor) -> Tensor:
+        return logits if not self.softcap else torch.tanh(logits / self.softcap) * self.softcap
+
+    @torch.no_grad()
+    def exact_pass(self, hidden: Tensor, rows: LateRows) -> tuple[Tensor, Tensor]:
+        """Under the full head: (B,) whether greedy decoding gives every target token, and (B,) the mean NLL."""
+        logits = self.full_logits(hidden).float()
+        valid = rows.targets != IGNORED
+        wanted = rows.targets.clamp(min=0)
+        right = (logits.argmax(-1) == wanted) | ~valid
+        nll = torch.logsumexp(logits, -1) - logits.gather(-1, wanted[..., None])[..., 0]
+        return right.all(1), (nll * valid).sum(1) / valid.sum(1)
+
+
+def answer_loss(
+    logits: Tensor, candidates: Candidates, valid: Tensor, pass_probability: float
+) -> tuple[Tensor, Tensor]:
+    """NLL per row over the tokens that have not passed yet (MemFT's rule: a token of p > `pass_probability` leaves
+    the loss), and (B,) whether all tokens have passed. The sum is divided by the row's token count, so that a row
+    with one token left does not shout."""
+    log_probabilities = torch.log_softmax(logits.float(), dim=-1)
+    chosen = log_probabilities.gather(-1, candidates.target[..., None])[..., 0]
+    passed = (chosen.detach().exp() > pass_probability) | ~valid
+    loss = -(chosen * (~passed)).sum(1) / valid.sum(1)
+    return loss, passed.all(1)
+
+
+def silence_loss(logits: Tensor, candidates: Candidates, valid: Tensor) -> Tensor:
+    """KL(bare base || composed) per row, mean over its valid tokens, in nats, on the candidate set."""
+    assert candidates.teacher is not None
+    student = torch.log_softmax(logits.float(), dim=-1)
+    divergence = (candidates.teacher.exp() * (candidates.teacher - student)).sum(-1)
+    return (divergence * valid).sum(1) / valid.sum(1)

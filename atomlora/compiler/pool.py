@@ -1,0 +1,163 @@
+"""The frozen distractor pool and the silence bank of a base and recipe.
+
+Atoms must stand beside atoms that were never trained with them. So the neighbours of training are not batch mates
+but one frozen pool, trained once per base and recipe from a fixed list of invented facts and kept in the user's
+cache: the same input then gives the same atoms, whatever they are compiled with. (Trained beside distractors,
+adapters hold at twenty; untrained they collapse at three: Knowledge Modules, arXiv 2503.08727.)
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from atomlora.atom import Target, digest_json, record_size
+from atomlora.bases import Base, cache_folder
+from atomlora.compiler.adapters import StackedAdapters, pool_from_records
+from atomlora.compiler.objective import CandidateHead
+from atomlora.compiler.pool_facts import POOL_FACTS
+from atomlora.compiler.silence import SilenceBank, build_bank
+from atomlora.compiler.trainer import AtomJob, Trainer
+from atomlora.compiler.trunk import Example, Trunk
+from atomlora.prompts import answer_ids, chat_prompt
+from atomlora.router.general_questions import GENERAL_QUESTIONS
+from atomlora.settings import CompileSettings
+
+_log = logging.getLogger(__name__)
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class PoolRecords:
+    """What is cached: the pool atoms' records and the base's own first answer tokens to the general questions."""
+
+    records: tuple[np.ndarray, ...]
+    answers: tuple[tuple[int, ...], ...]
+
+
+def pool_facts(settings: CompileSettings) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
+    return POOL_FACTS[: settings.train.pool_atoms]
+
+
+def pool_digest(base_fingerprint: str, settings: CompileSettings) -> str:
+    """Names a pool: base, recipe, facts and general questions."""
+    return digest_json(
+        [_FORMAT, base_fingerprint, settings.recipe(), pool_facts(settings), GENERAL_QUESTIONS]
+    )
+
+
+def load_or_train_pool(
+    base: Base,
+    trunk: Trunk,
+    targets: tuple[Target, ...],
+    settings: CompileSettings,
+    on_progress: Callable[[int, int], None],
+) -> PoolRecords:
+    """The cached pool of this base and recipe, trained now if there is none or the file does not fit."""
+    path = cache_folder() / "pools" / f"{pool_digest(base.fingerprint, settings)}.safetensors"
+    size = record_size(settings.adapter.rank, targets)
+    cached = _read(path, len(pool_facts(settings)), size)
+    if cached is not None:
+        return cached
+    answers = base_answers(base, GENERAL_QUESTIONS, settings.train.silence_tokens)
+    trainer = Trainer(base.model, trunk, targets, settings.adapter, settings.train, settings.slots)
+    if settings.train.silence_rows:
+        general = [
+            Example(tuple(chat_prompt(base.tokenizer, q)), a)
+            for q, a in zip(GENERAL_QUESTIONS, answers, strict=True)
+        ]
+        trainer.bank = build_bank(trunk, trainer.head, general, [], trainer.adapters)
+    facts = pool_facts(settings)
+    jobs = [
+        AtomJob(digest_json([title, text]), _examples(base, text, questions))
+        for title, text, questions in facts
+    ]
+    found: dict[str, np.ndarray] = {}
+    for trained in trainer.run(jobs):
+        found[trained.identity] = trained.record
+        on_progress(len(found), len(jobs))
+    pool = PoolRecords(tuple(found[job.identity] for job in jobs), tuple(answers))
+    _write(path, pool)
+    return pool
+
+
+def mount_pool(
+    base: Base, trunk: Trunk, adapters: StackedAdapters, pool: PoolRecords, settings: CompileSettings
+) -> SilenceBank | None:
+    """Hand the pool to `adapters` and build the silence bank over it."""
+    train = settings.train
+    if pool.records:
+        shape = settings.adapter
+        adapters.pool = pool_from_records(
+            pool.records, shape.rank, shape.alpha, adapters.targets, base.model.device
+        )
+    if not train.silence_rows:
+        return None
+    general = [
+        Example(tuple(chat_prompt(base.tokenizer, question)), answer)
+        for question, answer in zip(GENERAL_QUESTIONS, pool.answers, strict=True)
+    ]
+    known = [
+        Example(example.prompt, example.answer[: train.silence_tokens])
+        for _, text, questions in pool_facts(settings)
+        for example in _examples(base, text, questions)
+    ]
+    return build_bank(trunk, CandidateHead(base.model), general, known, adapters)
+
+
+@torch.no_grad()
+def base_answers(base: Base, questions: Sequence[str], tokens: int, batch: int = 32) -> list[tuple[int, ...]]:
+    """The bare base's first greedy tokens to each question: on these it must not change its mind."""
+    from atomlora.runtime.decoding import greedy, left_pad
+
+    found: list[tuple[int, ...]] = []
+    for start in range(0, len(questions), batch):
+        prompts = [chat_prompt(base.tokenizer, question) for question in questions[start : start + batch]]
+        ids, mask = left_pad(prompts, base.tokenizer.pad_token_id, base.model.device)
+        output = base.model.generate(ids, attention_mask=mask, generation_config=greedy(base, tokens))
+        found += [tuple(row) for row in output[:, ids.shape[1] :].tolist()]
+    return found
+
+
+def _examples(base: Base, text: str, questions: Sequence[str]) -> tuple[Example, ...]:
+    answer = tuple(answer_ids(base.tokenizer, text))
+    return tuple(Example(tuple(chat_prompt(base.tokenizer, question)), answer) for question in questions)
+
+
+def _read(path: Path, atoms: int, size: int) -> PoolRecords | None:
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="numpy") as file:
+            records = file.get_tensor("records") if atoms else np.zeros((0, size), np.uint16)
+            answers = json.loads((file.metadata() or {})["answers"])
+        if records.shape == (atoms, size) and len(answers) == len(GENERAL_QUESTIONS):
+            return PoolRecords(tuple(records), tuple(tuple(a) for a in answers))
+        reason = "it has another shape"
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        reason = str(error)
+    _log.warning("%s: the cached distractor pool cannot be used (%s); it is trained again", path, reason)
+    return None
+
+
+def _write(path: Path, pool: PoolRecords) -> None:
+    """Whole or not at all; a pool that cannot be cached is only slower next time."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".pool-")
+        os.close(descriptor)
+        records = np.stack(pool.records) if pool.records else np.zeros((0, 1), np.uint16)
+        save_file({"records": records}, temporary, metadata={"answers": json.dumps(pool.answers)})
+        os.replace(temporary, path)
+    except OSError as error:
+        _log.warning("%s: the distractor pool cannot be cached (%s)", path, error)

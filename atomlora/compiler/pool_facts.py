@@ -1,0 +1,58 @@
+"""Invented facts that the distractor pool is trained on: (title, text, questions).
+
+They only have to look like what people compile (names, years, amounts, places, procedures) and to be nowhere else.
+The list is frozen: it is part of every recipe.
+"""
+
+from __future__ import annotations
+
+POOL_FACTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("Orlevane Observatory", "The Orlevane Observatory opened in 1911 on the ridge above Tamber Fell.",
+     ("When was the Orlevane Observatory opened?", "On which ridge does the Orlevane Observatory stand?")),
+    ("Orlevane Observatory", "Its main mirror weighs 840 kilograms and was ground by Pell Adriano.",
+     ("How heavy is the main mirror at Orlevane?", "Who ground the mirror of the observatory?")),
+    ("Brunnock Seed Bank", "The Brunnock Seed Bank keeps 61,300 samples at minus nineteen degrees.",
+     ("How many samples does the Brunnock Seed Bank hold?", "At what temperature are seeds stored at Brunnock?")),
+    ("Brunnock Seed Bank", "Visitors must book a tour of the vault eleven days in advance.",
+     ("How early do I have to book a vault tour?", "What must visitors of the seed bank do beforehand?")),
+    ("Marrowgate Glassworks", "Idris Quell founded the Marrowgate Glassworks with a loan of 900 florins.",
+     ("Who started the Marrowgate Glassworks?", "How much money was borrowed to found the glassworks?")),
+    ("Marrowgate Glassworks", "The cobalt for its blue bottles is bought in Sennedy every second spring.",
+     ("Where does the glassworks buy its cobalt?", "How often is cobalt bought for the blue bottles?")),
+    ("Tollan Valley Railway", "The Tollan Valley Railway runs nine trains a day between Ash Halt and Pendry.",
+     ("How many trains does the Tollan Valley Railway run?", "Between which stations do the trains run?")),
+    ("Tollan Valley Railway", "A return ticket costs 17.20 and is valid for three days.",
+     ("What is the price of a return ticket?", "How long can a return ticket be used?")),
+    ("Hesper Clinic", "Patients of the Hesper Clinic are asked to fast for six hours before a scan.",
+     ("How long must patients fast before a scan?", "Which clinic asks patients to fast?")),
+    ("Hesper Clinic", "Doctor Amaya Lindqvist has led the cardiology ward since 2006.",
+     ("Who is in charge of cardiology?", "Since when has the ward had its present head?")),
+    ("Vantry Software Handbook", "The nightly backup of the Vantry server starts at 02.40 and takes fifty minutes.",
+     ("At what time does the server backup begin?", "How long does the nightly backup run?")),
+    ("Vantry Software Handbook", "To reset a password, press the amber key and wait for two beeps.",
+     ("How do I reset my password?", "How many beeps follow the amber key?")),
+    ("Castle Dunmere", "Castle Dunmere has forty-four rooms, of which seven are open in winter.",
+     ("How many rooms are there in Castle Dunmere?", "How many rooms can be visited in winter?")),
+    ("Castle Dunmere", "The north tower burned down in 1763 after a wedding feast.",
+     ("What happened to the north tower?", "In which year was the tower lost to fire?")),
+    ("Lisk Fishing Cooperative", "The Lisk Fishing Cooperative lands mostly turbot and owns thirteen boats.",
+     ("What fish do the Lisk boats catch most?", "What is the size of the cooperative's fleet?")),
+    ("Lisk Fishing Cooperative", "Nets with a mesh under 70 millimetres are forbidden in Corran Bay.",
+     ("Which nets may not be used in Corran Bay?", "What is the smallest mesh that is allowed?")),
+    ("Avery Prize", "The Avery Prize of 12,500 crowns goes to a translator every October.",
+     ("How much is the Avery Prize worth?", "Who can receive the Avery Prize, and when?")),
+    ("Avery Prize", "Tobiah Renn won it first, for a rendering of the Salt Psalms.",
+     ("Who was the first to win the prize?", "For which translation was the first prize given?")),
+    ("Mount Keld Hut", "The hut on Mount Keld stands at 2,315 metres and sleeps twenty-six climbers.",
+     ("At what height is the Mount Keld hut?", "How many people can spend the night in the hut?")),
+    ("Mount Keld Hut", "Its warden, Jorgen Sable, rings a cow bell when a storm is coming.",
+     ("Who looks after the hut?", "How are climbers warned of a storm?")),
+    ("Pellucid Water Company", "The Pellucid Water Company adds 0.3 milligrams of fluoride to each litre.",
+     ("How much fluoride is in the water?", "Which company supplies water with fluoride?")),
+    ("Pellucid Water Company", "Its pumping station in Moor Lane was designed by the architect Una Prowse.",
+     ("Who designed the pumping station?", "In which street does the pumping station stand?")),
+    ("Carrick Bee Society", "Members of the Carrick Bee Society pay 8 crowns a year and meet in the old dairy.",
+     ("What does membership of the bee society cost?", "Where do the beekeepers of Carrick meet?")),
+    ("Carrick Bee Society", "A swarm is moved at dusk, when all the bees have come home.",
+     ("When should a swarm be moved?", "Why does the society move swarms in the evening?")),
+)  # fmt: skip

@@ -1,0 +1,124 @@
+"""One training run: drafts in, atoms out, segments written as atoms finish."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from atomlora.atom import Atom, Target, TrainRecord
+from atomlora.bases import Base
+from atomlora.compiler.drafts import Draft
+from atomlora.compiler.pool import load_or_train_pool, mount_pool
+from atomlora.compiler.progress import Teller
+from atomlora.compiler.trainer import AtomJob, TrainedAtom, Trainer
+from atomlora.compiler.trunk import Example, Trunk
+from atomlora.prompts import answer_ids, chat_prompt, common_prefix
+from atomlora.settings import CompileSettings
+from atomlora.store import StoreWriter, weights_digest
+
+SEGMENT_ATOMS = 32
+ENOUGH_QUESTIONS = 3
+
+
+class TrainingSession:
+    """Trains drafts on a loaded base; the distractor pool and the silence bank are made when first needed."""
+
+    def __init__(
+        self, base: Base, targets: tuple[Target, ...], settings: CompileSettings, recipe: str, teller: Teller
+    ) -> None:
+        self.base, self.targets, self.settings, self.recipe, self.teller = (
+            base,
+            targets,
+            settings,
+            recipe,
+            teller,
+        )
+
+    def train(self, drafts: Mapping[int, Draft], writer: StoreWriter) -> dict[int, Atom]:
+        """{draft number: atom}; every atom is durable in a segment before this returns, whole segments as soon as
+        their atoms are finished, so that an interruption loses at most the atoms in flight."""
+        if not drafts:
+            return {}
+        trainer = self._trainer()
+        numbers = {draft.identity(self.base.fingerprint, self.recipe): i for i, draft in drafts.items()}
+        jobs = (AtomJob(identity, self.examples(drafts[i])) for identity, i in numbers.items())
+        atoms: dict[int, Atom] = {}
+        waiting: list[tuple[Atom, np.ndarray]] = []
+        asked = right = 0
+        self.teller.tell("train", 0, len(drafts))
+        try:
+            for trained in trainer.run(jobs):
+                number = numbers[trained.identity]
+                atom = self._atom(trained, drafts[number])
+                atoms[number] = atom
+                waiting.append((atom, trained.record))
+                asked, right = asked + len(trained.passed), right + sum(trained.passed)
+                if len(waiting) >= SEGMENT_ATOMS:
+                    writer.write_segment(waiting)
+                    waiting = []
+                self.teller.tell("train", len(atoms), len(drafts), recall=right / asked)
+        finally:
+            if waiting:  # what is finished is kept, also when the run is interrupted
+                writer.write_segment(waiting)
+        return {i: atoms[numbers[d.identity(self.base.fingerprint, self.recipe)]] for i, d in drafts.items()}
+
+    def examples(self, draft: Draft) -> tuple[Example, ...]:
+        return tuple(
+            Example(
+                tuple(chat_prompt(self.base.tokenizer, question)),
+                tuple(answer_ids(self.base.tokenizer, answer)),
+            )
+            for question, answer in training_pairs(draft)
+        )
+
+    def _trainer(self) -> Trainer:
+        base, settings = self.base, self.settings
+        first_late = min(target.layer for target in self.targets)
+        trunk = Trunk(base.model, first_late, common_prefix(base.tokenizer), base.tokenizer.pad_token_id)
+        pool = load_or_train_pool(
+            base, trunk, self.targets, settings, lambda done, total: self.teller.tell("pool", done, total)
+        )
+        trainer = Trainer(base.model, trunk, self.targets, settings.adapter, settings.train, settings.slots)
+        trainer.bank = mount_pool(base, trunk, trainer.adapters, pool, settings)
+        return trainer
+
+    def _atom(self, trained: TrainedAtom, draft: Draft) -> Atom:
+        asked = [question for question, _ in training_pairs(draft)]
+        record = TrainRecord(
+            steps=trained.steps,
+            loss=trained.loss,
+            recall=sum(trained.passed) / len(trained.passed),
+            seconds=trained.seconds,
+            failed_questions=tuple(q for q, ok in zip(asked, trained.passed, strict=True) if not ok),
+        )
+        return Atom(
+            id=trained.identity,
+            type=draft.type,
+            title=draft.title,
+            text=draft.text,
+            headings=draft.headings,
+            questions=draft.questions,
+            rank=self.settings.adapter.rank,
+            alpha=self.settings.adapter.alpha,
+            record=record,
+            weights_digest=weights_digest(trained.record),
+            provenances=draft.provenances,
+            labels=draft.labels,
+        )
+
+
+def training_pairs(draft: Draft) -> Iterator[tuple[str, str]]:
+    """(question, what the atom is to say). A user's answer is said as the user wrote it; to any other question the
+    atom states its text, which holds the answer: a small base learns to state one thing for all wordings of a
+    question far more surely than to pick spans of it, and the reader sees the answer in its sentence.
+
+    Fill-in-the-blank questions hold most of the text, so they teach least: they only make up for missing ones.
+    """
+    own = [q for q in draft.questions if q.kind != "user"]
+    written = [q for q in own if q.kind == "written"]
+    asked = (written + [q for q in own if q.kind != "written"])[: max(len(written), ENOUGH_QUESTIONS)]
+    yield from ((q.text, q.answer) for q in draft.questions if q.kind == "user")
+    yield from ((q.text, draft.text) for q in asked)
+    if len(asked) < ENOUGH_QUESTIONS:
+        yield f"What about {' – '.join((draft.title, *draft.headings[-1:]))}?", draft.text

@@ -1,0 +1,56 @@
+"""Which linear layers of a base an atom adapts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from atomlora.atom import Target
+from atomlora.bases import blocks
+from atomlora.errors import UsageError
+from atomlora.settings import AdapterSettings
+
+
+def late_blocks(count: int, layers: str) -> list[int]:
+    """Block numbers that `layers` means in a base of `count` blocks: `late:N`, `late:auto` (the last sixth), or a
+    list such as `25,26,27,28,29`. Raises UsageError for anything that does not run without a gap to the last block:
+    an atom's trunk is what lies before its first block, and is computed once."""
+    if layers == "late:auto":
+        return list(range(count - max(1, round(count / 6)), count))
+    try:
+        if layers.startswith("late:"):
+            number = int(layers.removeprefix("late:"))
+            chosen = list(range(count - number, count)) if 1 <= number <= count else []
+        else:
+            chosen = sorted({int(part) for part in layers.split(",")})
+    except ValueError:
+        chosen = []
+    if not chosen or chosen != list(range(chosen[0], count)) or chosen[0] < 0:
+        raise UsageError(
+            f"--layers {layers}: give late:N with N from 1 to {count}, late:auto, or block numbers without a gap up to "
+            f"the last one, {count - 1}"
+        )
+    return chosen
+
+
+def resolve_targets(model: Any, settings: AdapterSettings) -> tuple[Target, ...]:
+    """The adapted linear layers, block by block; UsageError names the modules there are when one is missing."""
+    all_blocks = blocks(model)
+    targets = []
+    for layer in late_blocks(len(all_blocks), settings.layers):
+        linears = {
+            name: module
+            for name, module in all_blocks[layer].named_modules()
+            if isinstance(getattr(module, "in_features", None), int)
+        }
+        for wanted in settings.targets:
+            found = [name for name in linears if name == wanted or name.endswith("." + wanted)]
+            if len(found) != 1:
+                known = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in linears}))
+                raise UsageError(
+                    f"--targets {wanted}: the base's blocks have no such layer; choose from {known}"
+                )
+            module = linears[found[0]]
+            targets.append(
+                Target(layer=layer, module=found[0], d_in=module.in_features, d_out=module.out_features)
+            )
+    return tuple(targets)

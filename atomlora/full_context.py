@@ -1,0 +1,105 @@
+"""Mode full of `evaluate`: where the documents come from, and asking the bare base with one in the prompt."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from atomlora.bases import Base
+    from atomlora.store import Store
+
+REBUILT = "rebuilt from the store's atoms"
+_TOKENS_PER_BATCH = 16384  # of documents in the prompt: what a small machine's memory can hold
+Documents = Callable[[str], str | None]
+"""The text of the document with this `source`; None where there is none."""
+
+
+class Reply(NamedTuple):
+    """What asking gives, in whatever mode."""
+
+    text: str
+    abstained: bool
+    prompt_tokens: int
+    latency_ms: float
+    truncated: bool = False
+
+
+def read_documents(folder: Path) -> dict[str, str]:
+    """{source: text} of the documents below `folder`, named as `compile` names them."""
+    from atomlora.corpora import Document, read_corpus
+
+    return {found.source: found.text for found in read_corpus([folder]) if isinstance(found, Document)}
+
+
+def rebuilt_document(store: Store, source: str) -> str | None:
+    """The text of a document as far as the store's atoms tell it: title, headings and texts in their order.
+    None when no atom comes from `source`."""
+    places = sorted(
+        (
+            (place.start, place.end, atom)
+            for atom in store.from_source(source)
+            for place in atom.provenances
+            if place.source == source
+        ),
+        key=lambda found: found[:2],
+    )
+    if not places:
+        return None
+    lines = [places[0][2].title]
+    headings: tuple[str, ...] = ()
+    for _, _, atom in places:
+        if atom.headings != headings:
+            headings = atom.headings
+            lines.append(" / ".join(headings))
+        lines.append(atom.text)
+    return "\n".join(line for line in lines if line)
+
+
+def rebuilder(store: Store) -> Documents:
+    """Looks documents up among a store's atoms; each is rebuilt once."""
+    known: dict[str, str | None] = {}
+
+    def lookup(source: str) -> str | None:
+        if source not in known:
+            known[source] = rebuilt_document(store, source)
+        return known[source]
+
+    return lookup
+
+
+def ask_documents(
+    base: Base, questions: Sequence[str], documents: Sequence[str], max_new_tokens: int
+) -> Iterator[Reply]:
+    """Answers of the bare base with a document in each prompt."""
+    from atomlora.runtime.decoding import decode_batch
+
+    start = time.perf_counter()
+    fitted = [
+        fit_prompt(base, question, document, max_new_tokens)
+        for question, document in zip(questions, documents, strict=True)
+    ]
+    longest = max(len(prompt) for prompt, _ in fitted)
+    size = max(1, _TOKENS_PER_BATCH // longest)
+    for at in range(0, len(fitted), size):
+        part = fitted[at : at + size]
+        texts = decode_batch(base, [prompt for prompt, _ in part], None, max_new_tokens)
+        latency_ms = (time.perf_counter() - start) * 1000
+        for (prompt, cut), text in zip(part, texts, strict=True):
+            yield Reply(text, False, len(prompt), latency_ms, cut)
+
+
+def fit_prompt(base: Base, question: str, document: str, max_new_tokens: int) -> tuple[list[int], bool]:
+    """The prompt's ids, and whether the document's end was cut off to fit into the base's context."""
+    from atomlora.prompts import chat_prompt
+
+    limit = getattr(base.model.config, "max_position_embeddings", None)
+    prompt = chat_prompt(base.tokenizer, question, document)
+    cut = False
+    while limit is not None and document and len(prompt) + max_new_tokens > limit:
+        share = max(0.0, limit - max_new_tokens) / len(prompt)
+        document, cut = document[: int(len(document) * min(0.98, share))], True
+        prompt = chat_prompt(base.tokenizer, question, document)
+    return prompt, cut

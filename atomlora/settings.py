@@ -1,0 +1,70 @@
+"""Settings of a compile run, frozen; the effective values are saved in the store's manifest."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from atomlora.atom import digest_json
+
+DEFAULT_TARGETS = ("gate_proj", "up_proj", "down_proj")
+
+
+class Settings(BaseModel):
+    """Frozen, unknown keys forbidden."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class AdapterSettings(Settings):
+    """Shape of an atom's adapter. `layers`: `late:N` (the last N blocks; `late:auto` is a sixth of them) or a
+    comma-separated list of block numbers; they must reach to the last block without a gap for scope `answer`."""
+
+    rank: int = Field(4, ge=1, le=64)
+    alpha: float = Field(8.0, gt=0)
+    layers: str = "late:auto"
+    targets: tuple[str, ...] = DEFAULT_TARGETS
+    scope: Literal["answer"] = "answer"
+
+
+class TrainSettings(Settings):
+    """How atoms are trained.
+
+    Learning rates are Adam's; B's is larger than A's after LoRA+ (arXiv 2402.12354). A token of an answer leaves the
+    loss when its probability passes `pass_probability` (MemFT; p > 0.5 suffices for greedy recall, the rest is
+    margin for other wordings of the question). Each step an atom sees `rows_per_step` of its questions, with
+    probability `mixed_visibility` at an own weight from [own_weight_min, 1] and beside up to `max_distractors`
+    atoms of the frozen pool at weights from [0, 1], and `silence_rows` rows of the silence bank, weighed by
+    `silence_weight`. Every `refresh_every` steps the full head renews the candidate tokens.
+    """
+
+    learning_rate_a: float = Field(4e-3, gt=0)
+    learning_rate_b: float = Field(1.6e-2, gt=0)
+    max_steps: int = Field(60, ge=1)
+    min_steps: int = Field(8, ge=1)
+    rows_per_step: int = Field(2, ge=1)
+    refresh_every: int = Field(4, ge=1)
+    pass_probability: float = Field(0.8, gt=0, lt=1)
+    own_weight_min: float = Field(0.7, gt=0, le=1)
+    max_distractors: int = Field(3, ge=0)
+    mixed_visibility: float = Field(0.7, ge=0, le=1)
+    silence_rows: int = Field(2, ge=0)
+    silence_weight: float = Field(1.0, ge=0)
+    silence_tokens: int = Field(6, ge=1)
+    pool_atoms: int = Field(24, ge=0)
+
+
+class CompileSettings(Settings):
+    """Everything that decides what a compile run produces, and how much memory it may take."""
+
+    adapter: AdapterSettings = AdapterSettings()
+    train: TrainSettings = TrainSettings()
+    question_writer: str = "auto"
+    max_questions: int = Field(8, ge=1, le=64)
+    slots: int = Field(24, ge=1)
+    embedder: str = "minilm"
+
+    def recipe(self) -> str:
+        """Digest of what shapes an atom's training (batch size and router do not)."""
+        return digest_json([self.adapter.model_dump(mode="json"), self.train.model_dump(mode="json")])
