@@ -33,7 +33,8 @@ from atomlora import AtomLoRA, compile_corpus
 from atomlora.bases import EMBEDDED_BASE, cache_folder
 from atomlora.corpora import sample_path
 from atomlora.errors import AtomLoraError, InputError
-from atomlora.evaluate import EVAL_MODES, ScoredAnswer, evaluate, parse_modes, read_documents
+from atomlora.evaluate import EVAL_MODES, ScoredAnswer, evaluate, parse_modes
+from atomlora.full_context import read_documents
 from atomlora.golden import load_golden, read_jsonl
 
 

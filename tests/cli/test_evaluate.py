@@ -7,7 +7,8 @@ import pytest
 from atomlora.answers import Answer
 from atomlora.bases import load_base
 from atomlora.errors import InputError
-from atomlora.evaluate import evaluate, fit_prompt, rebuilt_document, routing_scores
+from atomlora.evaluate import evaluate, routing_scores
+from atomlora.full_context import fit_prompt, rebuilt_document
 from atomlora.golden import GoldenQuestion, load_golden
 from atomlora.model import AtomLoRA
 from atomlora.prompts import chat_prompt
