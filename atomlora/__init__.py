@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from atomlora.answers import Answer
-    from atomlora.compiler.compile import CompileReport, compile_corpus
+    from atomlora.compiler.compile import compile_corpus
+    from atomlora.compiler.progress import CompileReport
     from atomlora.model import AtomLoRA
     from atomlora.settings import CompileSettings
 
 _HOMES = {
     "Answer": "atomlora.answers",
     "AtomLoRA": "atomlora.model",
-    "CompileReport": "atomlora.compiler.compile",
+    "CompileReport": "atomlora.compiler.progress",
     "CompileSettings": "atomlora.settings",
     "compile_corpus": "atomlora.compiler.compile",
 }

@@ -84,9 +84,7 @@ class Atom(Record):
         return self.alpha / self.rank
 
 
-def atom_identity(
-    base_fingerprint: str, recipe: str, title: str, text: str, questions: tuple[Question, ...]
-) -> str:
+def atom_identity(base_fingerprint: str, recipe: str, title: str, text: str, questions: tuple[Question, ...]) -> str:
     """sha256 over what an atom is trained from. `recipe` is the digest of the training settings and the pool."""
     pairs = [[q.text, q.answer] for q in questions]
     return digest_json([base_fingerprint, recipe, title, text, pairs])
@@ -97,9 +95,7 @@ def record_size(rank: int, targets: tuple[Target, ...]) -> int:
     return sum(rank * (t.d_in + t.d_out) for t in targets)
 
 
-def split_record(
-    flat: np.ndarray, rank: int, targets: tuple[Target, ...]
-) -> list[tuple[np.ndarray, np.ndarray]]:
+def split_record(flat: np.ndarray, rank: int, targets: tuple[Target, ...]) -> list[tuple[np.ndarray, np.ndarray]]:
     """Views of a flat record as [(A (rank, d_in), Bt (rank, d_out)), ...] in the order of `targets`."""
     views, at = [], 0
     for target in targets:

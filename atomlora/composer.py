@@ -100,9 +100,7 @@ class Composer:
         return selection
 
     @contextmanager
-    def mounted(
-        self, selections: Sequence[Selection], answer_start: Sequence[int]
-    ) -> Iterator[Composition | None]:
+    def mounted(self, selections: Sequence[Selection], answer_start: Sequence[int]) -> Iterator[Composition | None]:
         """The composition of a batch, one row per selection, with its atoms pinned while the block runs.
 
         `answer_start`: column of each row's last prompt token in the padded input. None when no row has an

@@ -134,9 +134,7 @@ def evaluate(
         truncated = 0
         for start in range(0, len(asked), batch_size):
             batch = asked[start : start + batch_size]
-            for one, reply in zip(
-                batch, _ask(model, batch, mode, top_k, max_new_tokens, lookup), strict=True
-            ):
+            for one, reply in zip(batch, _ask(model, batch, mode, top_k, max_new_tokens, lookup), strict=True):
                 answers.append(_score(one, reply, mode))
                 truncated += reply.truncated
                 if on_answer is not None:

@@ -75,9 +75,7 @@ def read_jsonl(path: Path, data: bytes | None = None) -> Iterator[tuple[str, dic
 def _question(record: dict[str, Any], place: str) -> GoldenQuestion:
     forms = [form for form in _FORMS if form in record]
     if len(forms) != 1:
-        raise InputError(
-            f"{place}: has {' and '.join(forms) or 'no answer'}; give exactly one of {', '.join(_FORMS)}"
-        )
+        raise InputError(f"{place}: has {' and '.join(forms) or 'no answer'}; give exactly one of {', '.join(_FORMS)}")
     form = forms[0]
     golden = (_text(record, form, place),) if form == "answer" else _texts(record, form, place)
     if "sources" in record:
@@ -101,10 +99,6 @@ def _text(record: dict[str, Any], key: str, place: str) -> str:
 
 def _texts(record: dict[str, Any], key: str, place: str) -> tuple[str, ...]:
     values = record.get(key)
-    if (
-        not isinstance(values, list)
-        or not values
-        or not all(isinstance(v, str) and v.strip() for v in values)
-    ):
+    if not isinstance(values, list) or not values or not all(isinstance(v, str) and v.strip() for v in values):
         raise InputError(f"{place}: {key!r} must be a list of texts that are not empty")
     return tuple(value.strip() for value in values)

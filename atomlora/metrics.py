@@ -81,9 +81,7 @@ def _kept(text: str, position: int) -> str:
     kind = unicodedata.category(mark)[0]
     if kind not in "PS":
         return mark
-    inside = (
-        text[max(0, position - 1) : position].isdecimal() and text[position + 1 : position + 2].isdecimal()
-    )
+    inside = text[max(0, position - 1) : position].isdecimal() and text[position + 1 : position + 2].isdecimal()
     if inside:
         return mark if mark in ".:," else " "
     return " " if mark in "–—/" else ""

@@ -234,9 +234,7 @@ class AtomLoRA:
         """The texts of atoms, each once, the likeliest first; None without atoms."""
         return "\n".join(dict.fromkeys(self.atoms[atom.id].text for atom in atoms)) or None
 
-    def _stream(
-        self, asked: Asked, mode: Mode, max_new_tokens: int, start: float
-    ) -> Generator[str, None, Answer]:
+    def _stream(self, asked: Asked, mode: Mode, max_new_tokens: int, start: float) -> Generator[str, None, Answer]:
         from atomlora.runtime.decoding import stream_text
 
         pieces: list[str] = []
@@ -254,14 +252,14 @@ class AtomLoRA:
             abstained=asked.route.abstained,
             confidence=asked.route.confidence,
             mode=mode,
-            atoms=tuple(self._answer_atom(atom) for atom in asked.selection.atoms),
+            atoms=tuple(self.answer_atom(atom) for atom in asked.selection.atoms),
             dropped=asked.selection.dropped,
             conflicts=asked.selection.conflicts,
             latency_ms=round(latency_ms, 3),
             prompt_tokens=len(asked.prompt),
         )
 
-    def _answer_atom(self, routed: RoutedAtom) -> AnswerAtom:
+    def answer_atom(self, routed: RoutedAtom) -> AnswerAtom:
         atom = self.atoms[routed.id]
         place = atom.provenances[0] if atom.provenances else None
         return AnswerAtom(

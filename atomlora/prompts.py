@@ -74,8 +74,7 @@ def end_of_turn(tokenizer: Any) -> int:
                 return int(token)
     if tokenizer.eos_token_id is None:
         raise BaseModelError(
-            "the base's tokenizer has no end-of-text token and its chat template closes no turn; "
-            "set its eos_token"
+            "the base's tokenizer has no end-of-text token and its chat template closes no turn; set its eos_token"
         )
     return int(tokenizer.eos_token_id)
 

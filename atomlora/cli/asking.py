@@ -59,7 +59,7 @@ def route(store: Path, question: str, top_k: int, as_json: bool) -> None:
     asked = options.read_question(question)
     with options.open_model(store, None, "auto") as model:
         routed = model.route(asked, top_k)
-        atoms = [model._answer_atom(atom) for atom in routed.atoms]
+        atoms = [model.answer_atom(atom) for atom in routed.atoms]
     render.route(routed, atoms, as_json)
 
 

@@ -127,9 +127,7 @@ class StackedAdapters:
         return torch.bmm(torch.bmm(x, a.transpose(1, 2)) * weights[:, None, :], bt)
 
     @torch.no_grad()
-    def step(
-        self, active: Tensor, learning_rate_a: float, learning_rate_b: float, decay: Tensor | None = None
-    ) -> None:
+    def step(self, active: Tensor, learning_rate_a: float, learning_rate_b: float, decay: Tensor | None = None) -> None:
         """One Adam step (arXiv 1412.6980) for the slots in `active` (int64), each by its own step count.
 
         `decay` (len(active),) scales the learning rates per atom. Gradients are cleared.
@@ -139,9 +137,7 @@ class StackedAdapters:
         correct_1 = (1 - BETA_1**clock)[:, None, None]
         correct_2 = (1 - BETA_2**clock)[:, None, None]
         scale = torch.ones_like(clock) if decay is None else decay
-        for number, (parameter, (first, second)) in enumerate(
-            zip(self.parameters, self._moments, strict=True)
-        ):
+        for number, (parameter, (first, second)) in enumerate(zip(self.parameters, self._moments, strict=True)):
             if parameter.grad is None:
                 continue
             rate = learning_rate_a if number < len(self.a) else learning_rate_b
@@ -156,9 +152,7 @@ class StackedAdapters:
     @torch.no_grad()
     def record(self, slot: int) -> np.ndarray:
         """The atom's flat weight record, bfloat16 as uint16 (see `atom.split_record`)."""
-        parts = [
-            x for a, bt in zip(self.a, self.bt, strict=True) for x in (a[slot].flatten(), bt[slot].flatten())
-        ]
+        parts = [x for a, bt in zip(self.a, self.bt, strict=True) for x in (a[slot].flatten(), bt[slot].flatten())]
         return torch.cat(parts).to(torch.bfloat16).cpu().view(torch.uint16).numpy()
 
     @torch.no_grad()

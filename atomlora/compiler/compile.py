@@ -64,8 +64,9 @@ def compile_corpus(
         atoms = [kept[i] if i in kept else trained[i] for i in range(len(drafts))]
         atoms = list({atom.id: atom for atom in atoms}.values())
         teller.tell("route", 0, len(atoms))
-        before = {atom.id for atom in Store.open(store).atoms()} if writer.head else set()
+        before = _committed(Path(store)) if writer.head else set()
         keys, calibration = _keys(atoms, embedder, writer, Path(store))
+        ids = {atom.id for atom in atoms}
         failed = tuple(_failure(atom) for atom in atoms if not atom.record.passed)
         manifest = writer.commit(
             atoms,
@@ -76,12 +77,17 @@ def compile_corpus(
             recipe=recipe,
             targets=targets,
             calibration=calibration,
-            stats={"atoms_total": len(atoms), "atoms_failed": len(failed)},
+            stats={
+                "atoms_total": len(atoms),
+                "atoms_new": len(ids - before),
+                "atoms_kept": len(ids & before),
+                "atoms_removed": len(before - ids),
+                "atoms_failed": len(failed),
+            },
         )
     teller.tell("route", len(atoms), len(atoms))
     teller.close()
     seconds = time.perf_counter() - began
-    ids = {atom.id for atom in atoms}
     return CompileReport(
         store=str(store),
         version=manifest.version,
@@ -110,9 +116,7 @@ def _read(sources: Sequence[Path | str], teller: Teller) -> tuple[list[Passage],
         teller.tell("read", number, number)
     if not passages:
         names = ", ".join(str(source) for source in sources)
-        raise InputError(
-            f"{names}: no sentence to learn from in these documents; give documents with running text"
-        )
+        raise InputError(f"{names}: no sentence to learn from in these documents; give documents with running text")
     return passages, skipped
 
 
@@ -126,15 +130,11 @@ def _with_questions(
 ) -> list[Draft]:
     """Questions for every draft that no finished atom answers for; a user's own come first."""
     missing = [i for i in range(len(drafts)) if i not in kept]
-    texts = [
-        AtomText(title=drafts[i].title, text=drafts[i].text, headings=drafts[i].headings) for i in missing
-    ]
+    texts = [AtomText(title=drafts[i].title, text=drafts[i].text, headings=drafts[i].headings) for i in missing]
     written: list[list[Question]] = []
     if texts:
         teller.tell("questions", 0, len(texts))
-        written = writer.write(
-            texts, settings.max_questions, lambda done, all_: teller.tell("questions", done, all_)
-        )
+        written = writer.write(texts, settings.max_questions, lambda done, all_: teller.tell("questions", done, all_))
     asked = list(drafts)
     for i, found in zip(missing, written, strict=True):
         asked[i] = replace(asked[i], questions=(*user.get(i, ()), *found))
@@ -160,6 +160,11 @@ def _keys(
     positions = np.array([position for position, _ in keys], dtype=np.int32)
     calibration = fit_calibration(embedder, embeddings, positions, [text for _, text in keys])
     return (embeddings, positions), calibration.model_dump(mode="json")
+
+
+def _committed(store: Path) -> set[str]:
+    with Store.open(store) as current:
+        return {atom.id for atom in current.atoms()}
 
 
 def _failure(atom: Atom) -> FailedAtom:

@@ -20,6 +20,7 @@ from atomlora.compiler.trunk import IGNORED, LateRows
 
 SHARED_TOKENS = 1024
 LIKELY_TOKENS = 16
+HEAD_COLUMNS = 256  # of the full head at once: more only costs memory
 _NEVER = -1e9
 
 
@@ -50,8 +51,10 @@ class CandidateHead:
     @torch.no_grad()
     def likely(self, hidden: Tensor, many: int = LIKELY_TOKENS) -> Tensor:
         """The full head's likeliest tokens at each column of `hidden` (B, T, d): (B, T * many) int64."""
-        logits = self.full_logits(hidden)
-        return logits.topk(min(many, logits.shape[-1]), dim=-1).indices.flatten(1)
+        many = min(many, self.weight.shape[0])
+        parts = hidden.flatten(0, 1).split(HEAD_COLUMNS)
+        found = torch.cat([self.full_logits(part).topk(many, dim=-1).indices for part in parts])
+        return found.reshape(hidden.shape[0], -1)
 
     @torch.no_grad()
     def candidates(
@@ -76,9 +79,7 @@ class CandidateHead:
         head = self.weight[tokens.clamp(min=0)]
         teacher = None
         if with_teacher:
-            teacher = torch.log_softmax(
-                self.logits(rows.final, Candidates(head, bias, target, None)).float(), dim=-1
-            )
+            teacher = torch.log_softmax(self.logits(rows.final, Candidates(head, bias, target, None)).float(), dim=-1)
         return Candidates(head, bias, target, teacher)
 
     def logits(self, hidden: Tensor, candidates: Candidates) -> Tensor:
@@ -96,12 +97,18 @@ class CandidateHead:
     @torch.no_grad()
     def exact_pass(self, hidden: Tensor, rows: LateRows) -> tuple[Tensor, Tensor]:
         """Under the full head: (B,) whether greedy decoding gives every target token, and (B,) the mean NLL."""
-        logits = self.full_logits(hidden).float()
         valid = rows.targets != IGNORED
         wanted = rows.targets.clamp(min=0)
-        right = (logits.argmax(-1) == wanted) | ~valid
-        nll = torch.logsumexp(logits, -1) - logits.gather(-1, wanted[..., None])[..., 0]
-        return right.all(1), (nll * valid).sum(1) / valid.sum(1)
+        best, nll = [], []
+        for part, tokens in zip(
+            hidden.flatten(0, 1).split(HEAD_COLUMNS), wanted.flatten().split(HEAD_COLUMNS), strict=True
+        ):
+            logits = self.full_logits(part).float()
+            best.append(logits.argmax(-1))
+            nll.append(torch.logsumexp(logits, -1) - logits.gather(-1, tokens[:, None])[:, 0])
+        right = (torch.cat(best).view_as(wanted) == wanted) | ~valid
+        losses = torch.cat(nll).view(wanted.shape) * valid
+        return right.all(1), losses.sum(1) / valid.sum(1)
 
 
 def answer_loss(

@@ -51,9 +51,7 @@ def pool_facts(settings: CompileSettings) -> tuple[tuple[str, str, tuple[str, ..
 
 def pool_digest(base_fingerprint: str, settings: CompileSettings) -> str:
     """Names a pool: base, recipe, facts and general questions."""
-    return digest_json(
-        [_FORMAT, base_fingerprint, settings.recipe(), pool_facts(settings), GENERAL_QUESTIONS]
-    )
+    return digest_json([_FORMAT, base_fingerprint, settings.recipe(), pool_facts(settings), GENERAL_QUESTIONS])
 
 
 def load_or_train_pool(
@@ -73,15 +71,11 @@ def load_or_train_pool(
     trainer = Trainer(base.model, trunk, targets, settings.adapter, settings.train, settings.slots)
     if settings.train.silence_rows:
         general = [
-            Example(tuple(chat_prompt(base.tokenizer, q)), a)
-            for q, a in zip(GENERAL_QUESTIONS, answers, strict=True)
+            Example(tuple(chat_prompt(base.tokenizer, q)), a) for q, a in zip(GENERAL_QUESTIONS, answers, strict=True)
         ]
         trainer.bank = build_bank(trunk, trainer.head, general, [], trainer.adapters)
     facts = pool_facts(settings)
-    jobs = [
-        AtomJob(digest_json([title, text]), _examples(base, text, questions))
-        for title, text, questions in facts
-    ]
+    jobs = [AtomJob(digest_json([title, text]), _examples(base, text, questions)) for title, text, questions in facts]
     found: dict[str, np.ndarray] = {}
     for trained in trainer.run(jobs):
         found[trained.identity] = trained.record
@@ -98,9 +92,7 @@ def mount_pool(
     train = settings.train
     if pool.records:
         shape = settings.adapter
-        adapters.pool = pool_from_records(
-            pool.records, shape.rank, shape.alpha, adapters.targets, base.model.device
-        )
+        adapters.pool = pool_from_records(pool.records, shape.rank, shape.alpha, adapters.targets, base.model.device)
     if not train.silence_rows:
         return None
     general = [

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
+from pydantic import Field
+
 from atomlora.atom import Record
 from atomlora.corpora import SkippedFile
 
@@ -45,7 +47,7 @@ class CompileReport(Record):
     atoms_failed: int
     seconds: float
     atoms_per_second: float
-    seconds_by_stage: dict[str, float] = {}
+    seconds_by_stage: dict[str, float] = Field(default_factory=dict)
     failed: tuple[FailedAtom, ...] = ()
     skipped: tuple[SkippedFile, ...] = ()
     warnings: tuple[str, ...] = ()

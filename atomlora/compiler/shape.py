@@ -46,11 +46,7 @@ def resolve_targets(model: Any, settings: AdapterSettings) -> tuple[Target, ...]
             found = [name for name in linears if name == wanted or name.endswith("." + wanted)]
             if len(found) != 1:
                 known = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in linears}))
-                raise UsageError(
-                    f"--targets {wanted}: the base's blocks have no such layer; choose from {known}"
-                )
+                raise UsageError(f"--targets {wanted}: the base's blocks have no such layer; choose from {known}")
             module = linears[found[0]]
-            targets.append(
-                Target(layer=layer, module=found[0], d_in=module.in_features, d_out=module.out_features)
-            )
+            targets.append(Target(layer=layer, module=found[0], d_in=module.in_features, d_out=module.out_features))
     return tuple(targets)

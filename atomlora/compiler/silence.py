@@ -40,10 +40,8 @@ def build_bank(
     known: Sequence[Example],
     adapters: StackedAdapters,
 ) -> SilenceBank:
-    """Bank of general examples and, for pool atom j, the example `known[i]` with companion i // (len(known) / len(pool)).
-
-    `adapters.pool` holds the companions; without a pool `known` must be empty.
-    """
+    """Bank of `general` examples, and of `known` ones, which are as many for each atom of `adapters.pool` and in its
+    order: each has its atom for a companion. Without a pool `known` must be empty."""
     rows = trunk.rows([*general, *known], [0] * (len(general) + len(known)))
     companion = [-1] * len(general)
     if known:

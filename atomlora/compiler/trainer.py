@@ -117,7 +117,7 @@ class Trainer:
     def _admit(self, queue: Iterator[AtomJob]) -> bool:
         examples: list[Example] = []
         owners: list[int] = []
-        places: dict[tuple[int, Example], list[int]] = {}
+        numbers: list[int] = []
         exhausted = False
         while self._free:
             job = next(queue, None)
@@ -134,17 +134,15 @@ class Trainer:
                 started=time.perf_counter(),
                 passed=[False] * len(job.examples),
             )
-            for place, example in enumerate(job.examples):
-                places.setdefault((slot, example), []).append(place)
-                examples.append(example)
-                owners.append(slot)
+            examples += job.examples
+            owners += [slot] * len(job.examples)
+            numbers += range(len(job.examples))
         if examples:
-            order = self.trunk.order(examples)
-            for group in order:
+            for group in self.trunk.order(examples):
                 rows = self.trunk.rows([examples[i] for i in group], [owners[i] for i in group])
-                place = torch.tensor([places[(owners[i], examples[i])].pop(0) for i in group])
+                example = torch.tensor([numbers[i] for i in group])
                 likely = self.head.likely(rows.final)
-                self._groups.append(_Group(rows, likely, self.head.candidates(rows, likely), place))
+                self._groups.append(_Group(rows, likely, self.head.candidates(rows, likely), example))
         return exhausted
 
     # one step ------------------------------------------------------------------------------------------------
@@ -174,13 +172,9 @@ class Trainer:
             self._refresh(group, picked, hidden.detach())
         candidates = group.candidates if whole else group.candidates.select(picked)
         logits = self.head.logits(hidden, candidates)
-        losses, passed = answer_loss(
-            logits, candidates, rows.targets != IGNORED, self.settings.pass_probability
-        )
+        losses, passed = answer_loss(logits, candidates, rows.targets != IGNORED, self.settings.pass_probability)
         owners = rows.owner.tolist()
-        for owner, example, ok in zip(
-            owners, group.example[picked.cpu()].tolist(), passed.tolist(), strict=True
-        ):
+        for owner, example, ok in zip(owners, group.example[picked.cpu()].tolist(), passed.tolist(), strict=True):
             self._slots[owner].passed[example] = ok
         share = torch.tensor([1 / len(live[owner]) for owner in owners], device=hidden.device)
         (losses * share).sum().backward()
@@ -300,9 +294,7 @@ class Trainer:
             with self.adapters.mounted(alone):
                 hidden = late_forward(self.model, self.trunk.first_late, rows)
             right, nll = self.head.exact_pass(hidden, rows)
-            for at, owner, ok, loss in zip(
-                chosen, rows.owner.tolist(), right.tolist(), nll.tolist(), strict=True
-            ):
+            for at, owner, ok, loss in zip(chosen, rows.owner.tolist(), right.tolist(), nll.tolist(), strict=True):
                 passed[owner][int(group.example[at])] = ok
                 losses[owner].append(loss)
         return {s: (passed[s], float(np.mean(losses[s]))) for s in slots}

@@ -130,9 +130,7 @@ class Trunk:
         layers = output.past_key_values.layers[self.first_late :]
         return LateRows(
             hidden=seen.hidden[:, cut:].clone(),
-            keys_values=tuple(
-                (x.keys[:, :, :before].clone(), x.values[:, :, :before].clone()) for x in layers
-            ),
+            keys_values=tuple((x.keys[:, :, :before].clone(), x.values[:, :, :before].clone()) for x in layers),
             masks=_cut_masks(seen.masks, cut, mask.to(self.device), skip),
             rotary=tuple((cos[:, cut:], sin[:, cut:]) for cos, sin in seen.rotary),
             targets=targets.to(self.device),
@@ -166,7 +164,8 @@ def late_forward(model: Any, first_late: int, rows: LateRows) -> Tensor:
             use_cache=True,
         )
         hidden = hidden[0] if isinstance(hidden, tuple) else hidden
-    return model.model.norm(hidden)
+    final: Tensor = model.model.norm(hidden)
+    return final
 
 
 class _Recorder:
@@ -198,9 +197,7 @@ class _Recorder:
             handle.remove()
 
 
-def _cut_masks(
-    masks: Sequence[Tensor | None], cut: int, padding: Tensor, skip: int
-) -> tuple[Tensor | None, ...]:
+def _cut_masks(masks: Sequence[Tensor | None], cut: int, padding: Tensor, skip: int) -> tuple[Tensor | None, ...]:
     """The masks' answer rows. Where the model left the mask out (plain causal attention), an explicit one is made:
     a block run on the answer columns alone could not tell them from a prompt's beginning."""
     made: dict[int, Tensor] = {}
@@ -224,9 +221,7 @@ def _select_shared(items: tuple[Tensor | None, ...], rows: Tensor) -> tuple[Tens
     return tuple(done[id(item)] for item in items)
 
 
-def _select_rotary(
-    items: tuple[tuple[Tensor, Tensor], ...], rows: Tensor
-) -> tuple[tuple[Tensor, Tensor], ...]:
+def _select_rotary(items: tuple[tuple[Tensor, Tensor], ...], rows: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
     flat = _select_shared(tuple(x for pair in items for x in pair), rows)
     return tuple((flat[i], flat[i + 1]) for i in range(0, len(flat), 2))  # type: ignore[misc]
 

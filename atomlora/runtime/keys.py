@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from atomlora.router import Embedder, Router, RouterSettings
     from atomlora.store import Store
 
+# In the store's cache folder: token states for late interaction, which compiling may make ahead
+TOKEN_CACHE = "documents.tokens"
+
 
 def store_keys(atoms: Sequence[Atom]) -> list[tuple[int, str]]:
     """The keys of a version: (position in the catalogue, text), atom by atom; see
@@ -51,6 +54,17 @@ def store_keys(atoms: Sequence[Atom]) -> list[tuple[int, str]]:
     ]
 
 
+def store_documents(atoms: Sequence[Atom]) -> list[str]:
+    """What late interaction reads of each atom: "title. headings. text" (see `atomlora.router.late`)."""
+    return [
+        ". ".join(
+            [part.strip().rstrip(".") for part in (atom.title, *atom.headings) if part.strip()]
+            + [atom.text.strip()]
+        )
+        for atom in atoms
+    ]
+
+
 def open_router(
     store: Store,
     atoms: Sequence[Atom],
@@ -77,10 +91,11 @@ def open_router(
     if positions.tolist() != [position for position, _ in keys]:
         raise StoreError(f"{store.path}: its keys do not fit its atoms; compile it again with this atomlora")
     cache: Path | None
+    token_cache: Path | None
     try:
-        cache = store.cache_path("keys.faiss")
+        cache, token_cache = store.cache_path("keys.faiss"), store.cache_path(TOKEN_CACHE)
     except StoreError:  # a store on a read-only disk is routed without a cache
-        cache = None
+        cache = token_cache = None
     return Router(
         embedder,
         embeddings,
@@ -91,4 +106,6 @@ def open_router(
         settings,
         cache=cache,
         stamp=store.version,
+        documents=store_documents(atoms),
+        token_cache=token_cache,
     )
