@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from atomlora.router.calibrate import Calibration, fit_calibration
-    from atomlora.router.embedder import DEFAULT_EMBEDDER, Embedder, load_embedder
+    from atomlora.router.embedder import DEFAULT_EMBEDDER, Embedder, TokenEmbedder, load_embedder
     from atomlora.router.general_questions import GENERAL_QUESTIONS
     from atomlora.router.keys import key_texts
     from atomlora.router.router import Route, RoutedAtom, Router
@@ -26,6 +26,7 @@ _HOMES = {
     "fit_calibration": "calibrate",
     "DEFAULT_EMBEDDER": "embedder",
     "Embedder": "embedder",
+    "TokenEmbedder": "embedder",
     "load_embedder": "embedder",
     "GENERAL_QUESTIONS": "general_questions",
     "key_texts": "keys",
@@ -44,6 +45,7 @@ __all__ = [
     "RoutedAtom",
     "Router",
     "RouterSettings",
+    "TokenEmbedder",
     "fit_calibration",
     "key_texts",
     "load_embedder",

@@ -17,6 +17,7 @@ Source of the conformal threshold: Vovk, Gammerman and Shafer, Algorithmic Learn
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -27,10 +28,14 @@ from atomlora.router.features import (
     DEFAULT_GATE,
     DEFAULT_SCOPE,
     DEFAULT_THRESHOLD,
+    LATE_GATE,
+    LATE_SCOPE,
+    LATE_THRESHOLD,
     gate_features,
     scope_features,
 )
 from atomlora.router.general_questions import GENERAL_QUESTIONS
+from atomlora.router.late import open_late
 from atomlora.router.logistic import calibration_error, fit_logistic, probabilities
 from atomlora.router.scores import Candidates, Scorer
 from atomlora.router.settings import RouterSettings
@@ -49,10 +54,10 @@ class Calibration(BaseModel):
 
     `gate` (3) and `scope` (3): coefficients over `gate_features` and `scope_features`, the intercept last.
     `threshold`: confidence below which the router abstains; `alpha`: the share of answerable questions given
-    up for it. `stats`: negatives and general_abstained (the share of the general questions below the
-    threshold), and where the store has questions: questions, loo_recall_at_1/4/8, loo_abstained, gate_ece,
-    scope_ece, all
-    from folds that the fit did not see.
+    up for it. `late`: whether the scores it was fitted on have the part of late interaction. `stats`:
+    negatives and general_abstained (the share of the general questions below the threshold), and where the
+    store has questions: questions, loo_recall_at_1/4/8, loo_abstained, gate_ece, scope_ece, all from folds
+    that the fit did not see.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -61,7 +66,15 @@ class Calibration(BaseModel):
     scope: tuple[float, ...] = DEFAULT_SCOPE
     threshold: float = DEFAULT_THRESHOLD
     alpha: float = 0.05
+    late: bool = False
     stats: dict[str, float] = {}
+
+    @classmethod
+    def default(cls, late: bool, alpha: float = 0.05) -> Calibration:
+        """What a store begins from, with or without late interaction."""
+        if not late:
+            return cls(alpha=alpha)
+        return cls(gate=LATE_GATE, scope=LATE_SCOPE, threshold=LATE_THRESHOLD, late=True, alpha=alpha)
 
     def gates(self, candidates: Candidates) -> np.ndarray:
         """Gate w in [0, 1] of each candidate, (c,)."""
@@ -121,26 +134,35 @@ def fit_calibration(
     general: Sequence[str] = GENERAL_QUESTIONS,
     alpha: float = 0.05,
     limit: int = 1000,
+    documents: Sequence[str] | None = None,
+    token_cache: Path | None = None,
 ) -> Calibration:
     """Gates, confidence and threshold for a store with the given keys (see `Scorer` for the three arrays).
 
     `questions` bool (n,) says which keys are questions (default: those that end in a question mark);
-    `general` are questions outside the store; at most `limit` questions are left out in turn. With no
+    `general` are questions outside the store; at most `limit` questions are left out in turn. `documents` and
+    `token_cache` as for `Router`: with them the fit is for routing with late interaction. With no
     question among the keys the default coefficients stay, and only the threshold is the store's own.
     """
     settings = settings or RouterSettings()
+    late = open_late(embedder, documents, token_cache)
+    default = Calibration.default(late is not None, alpha)
     if not len(positions):
-        return Calibration(alpha=alpha)
+        return default
     chosen = [is_question(t) for t in texts] if questions is None else questions
     asked = left_out_questions(embeddings, positions, np.asarray(chosen, bool), limit)
-    scorer = Scorer(embeddings, positions, texts, int(positions.max()) + 1, settings)
+    atoms = int(positions.max()) + 1 if late is None else late.atoms
+    scorer = Scorer(embeddings, positions, texts, atoms, settings, late=late)
+    states = scorer.encode_tokens(embedder, [texts[q.key] for q in asked])
     pairs = [
-        (q.atom, scorer.score_left_out(texts[q.key], embeddings[q.key], q.atom, q.without)) for q in asked
+        (q.atom, scorer.score_left_out(texts[q.key], embeddings[q.key], q.atom, q.without, tokens))
+        for q, tokens in zip(asked, states, strict=True)
     ]
     inside = [(atom, candidates) for atom, candidates in pairs if len(candidates.atoms)]
-    outside = [c for c in scorer.score_batch(general, embedder.encode(list(general))) if len(c.atoms)]
+    scored = scorer.score_batch(general, *scorer.encode(embedder, list(general)))
+    outside = [candidates for candidates in scored if len(candidates.atoms)]
 
-    gate, scope = gate_table(inside), scope_table(inside, outside)
+    gate, scope = gate_table(inside, default.gate), scope_table(inside, outside, default.scope)
     held_gate, held_scope = gate.held_out(), scope.held_out()
     answerable, foreign = held_scope[: len(inside)], held_scope[len(inside) :]
     threshold = min(conformal_threshold(answerable, alpha), stopping_threshold(foreign, alpha))
@@ -161,6 +183,7 @@ def fit_calibration(
         scope=tuple(scope.fit().tolist()),
         threshold=threshold,
         alpha=alpha,
+        late=default.late,
         stats={name: round(value, 6) for name, value in stats.items()},
     )
 
@@ -218,7 +241,7 @@ class Table(NamedTuple):
         return chances
 
 
-def gate_table(inside: list[tuple[int, Candidates]]) -> Table:
+def gate_table(inside: list[tuple[int, Candidates]], prior: tuple[float, ...]) -> Table:
     """One row per candidate of a left-out question: is it the atom that the question was written for?
 
     General questions stay out: gates are for questions that the router answers; silence is the threshold's
@@ -227,22 +250,24 @@ def gate_table(inside: list[tuple[int, Candidates]]) -> Table:
     parts = [gate_features(candidates)[:LEARNT_CANDIDATES] for _, candidates in inside]
     labels = [candidates.atoms[:LEARNT_CANDIDATES] == atom for atom, candidates in inside]
     folds = [np.full(len(part), atom % FOLDS) for part, (atom, _) in zip(parts, inside, strict=True)]
-    features = np.concatenate([np.zeros((0, len(DEFAULT_GATE) - 1)), *parts])
+    features = np.concatenate([np.zeros((0, len(prior) - 1)), *parts])
     label = np.concatenate([np.zeros(0, bool), *labels])
     fold = np.concatenate([np.zeros(0, int), *folds])
-    return Table(features, label, fold, np.ones(len(label)), DEFAULT_GATE)
+    return Table(features, label, fold, np.ones(len(label)), prior)
 
 
-def scope_table(inside: list[tuple[int, Candidates]], outside: list[Candidates]) -> Table:
+def scope_table(
+    inside: list[tuple[int, Candidates]], outside: list[Candidates], prior: tuple[float, ...]
+) -> Table:
     """One row per question: does the store cover it? The two classes weigh the same. Atoms' questions come
     first."""
     rows = [scope_features(candidates) for _, candidates in inside] + [scope_features(c) for c in outside]
-    features = np.array(rows).reshape(len(rows), len(DEFAULT_SCOPE) - 1)
+    features = np.array(rows).reshape(len(rows), len(prior) - 1)
     labels = np.arange(len(rows)) < len(inside)
     folds = np.array([atom % FOLDS for atom, _ in inside] + [n % FOLDS for n in range(len(outside))], int)
     half = len(rows) / 2
     weights = np.where(labels, half / max(len(inside), 1), half / max(len(outside), 1))
-    return Table(features, labels, folds, weights, DEFAULT_SCOPE)
+    return Table(features, labels, folds, weights, prior)
 
 
 def _place(atoms: np.ndarray, atom: int) -> int:

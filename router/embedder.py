@@ -44,6 +44,28 @@ class Embedder(Protocol):
         ...
 
 
+# Of one text: float32 (t, d) unit rows, one per token that is not special, and the ids of these tokens
+TokenStates = tuple[np.ndarray, tuple[int, ...]]
+
+
+@runtime_checkable
+class TokenEmbedder(Embedder, Protocol):
+    """An embedder that also gives each token's state, for late interaction (`atomlora.router.late`)."""
+
+    def encode_tokens(self, texts: Sequence[str]) -> list[TokenStates]:
+        """Per text the last hidden states (tokens, dimension), rows of length 1, and the token ids."""
+        ...
+
+
+def encode_questions(embedder: Embedder, texts: Sequence[str]) -> tuple[np.ndarray, list[TokenStates]]:
+    """`encode` and, of a `TokenEmbedder`, `encode_tokens`: in one pass where it has `encode_both`."""
+    if both := getattr(embedder, "encode_both", None):
+        vectors, states = both(texts)
+        return vectors, states
+    states = embedder.encode_tokens(texts) if isinstance(embedder, TokenEmbedder) else []
+    return embedder.encode(texts), states
+
+
 def load_embedder(name_or_path: str = DEFAULT_EMBEDDER, device: str = "cpu") -> Embedder:
     """The embedder of a known name (`minilm`) or of a sentence-transformers model folder. Never uses the
     network.
@@ -86,8 +108,7 @@ def find_embedder(name_or_path: str) -> Path:
 
 
 def fingerprint_folder(folder: Path) -> str:
-    """sha256 (hex) over the names and contents of the files that determine the vectors: weights, configs,
-    tokenizer."""
+    """sha256 (hex) over names and contents of the files that make the vectors: weights, configs, tokenizer."""
     total = hashlib.sha256()
     kept = {".json", ".txt", ".safetensors", ".model"}
     # data_config.json lists what the published model was trained on; it changes no vector
@@ -156,9 +177,22 @@ class PooledTransformer(FolderEmbedder):
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """float32 (n, dimension), unit rows. Batches are made of texts of like length, so that padding stays
         small."""
+        return self._run(texts, pooled=True, tokens=False)[0]
+
+    def encode_tokens(self, texts: Sequence[str]) -> list[TokenStates]:
+        """Per text the last hidden states of its tokens, unit rows float32 (t, dimension), and their ids;
+        special tokens are left out."""
+        return self._run(texts, pooled=False, tokens=True)[1]
+
+    def encode_both(self, texts: Sequence[str]) -> tuple[np.ndarray, list[TokenStates]]:
+        """What `encode` and `encode_tokens` give, from one pass."""
+        return self._run(texts, pooled=True, tokens=True)
+
+    def _run(self, texts: Sequence[str], pooled: bool, tokens: bool) -> tuple[np.ndarray, list[TokenStates]]:
         import torch
 
         vectors = np.zeros((len(texts), self.dimension), np.float32)
+        states: list[TokenStates] = [(vectors[:0], ())] * (len(texts) if tokens else 0)
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         for at in range(0, len(order), BATCH_SIZE):
             rows = order[at : at + BATCH_SIZE]
@@ -167,13 +201,24 @@ class PooledTransformer(FolderEmbedder):
             mask = torch.tensor([e.attention_mask for e in encoded], device=self._device)
             with torch.inference_mode():
                 hidden = self._model(input_ids=ids, attention_mask=mask).last_hidden_state
-                if self._first_token:
-                    pooled = hidden[:, 0]
-                else:
-                    weights = mask.unsqueeze(-1).to(hidden.dtype)
-                    pooled = (hidden * weights).sum(1) / weights.sum(1).clamp_min(1.0)
-                vectors[rows] = torch.nn.functional.normalize(pooled, dim=-1).cpu().numpy()
-        return vectors
+                if pooled:
+                    pool = self._pool(hidden, mask)
+                    vectors[rows] = torch.nn.functional.normalize(pool, dim=-1).cpu().numpy()
+                if not tokens:
+                    continue
+                units = torch.nn.functional.normalize(hidden, dim=-1).cpu().numpy()
+            for row, unit, text in zip(rows, units, encoded, strict=True):
+                # padding is special too
+                kept = [n for n, special in enumerate(text.special_tokens_mask) if not special]
+                states[row] = (unit[kept], tuple(text.ids[n] for n in kept))
+        return vectors, states
+
+    def _pool(self, hidden: Any, mask: Any) -> Any:
+        """(n, d) from (n, t, d) and (n, t)."""
+        if self._first_token:
+            return hidden[:, 0]
+        weights = mask.unsqueeze(-1).to(hidden.dtype)
+        return (hidden * weights).sum(1) / weights.sum(1).clamp_min(1.0)
 
 
 class SentenceTransformerEmbedder(FolderEmbedder):

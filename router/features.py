@@ -17,17 +17,20 @@ from atomlora.router.scores import Candidates
 DEFAULT_GATE = (1.43, 1.17, -2.02)
 DEFAULT_SCOPE = (3.42, 0.75, 2.82)
 DEFAULT_THRESHOLD = 0.43
+# The same with late interaction, whose scores spread wider
+LATE_GATE = (0.79, 0.34, -1.75)
+LATE_SCOPE = (2.12, 2.06, 1.91)
+LATE_THRESHOLD = 0.46
 # A small store is scored as if it had rivals: this many, with the score that on-topic rivals typically get.
 RIVALS = 24
-RIVAL_SCORE = 0.4
 
 
 def gate_features(candidates: Candidates) -> np.ndarray:
     """float64 (c, 2) about unit scale: the fused score's lead over the best other atom, and over the
     also-rans."""
     fused = candidates.fused.astype(np.float64)
-    field = np.sort(np.append(fused, np.full(max(RIVALS - len(fused), 1), RIVAL_SCORE)))[::-1][:RIVALS]
-    best = fused.max(initial=RIVAL_SCORE)
+    field = np.sort(np.append(fused, np.full(max(RIVALS - len(fused), 1), candidates.rival)))[::-1][:RIVALS]
+    best = fused.max(initial=candidates.rival)
     second = field[1] if len(fused) and best == fused[0] else field[0]
     rivals = np.full(len(fused), max(best, field[0]))
     rivals[:1] = second
@@ -36,6 +39,9 @@ def gate_features(candidates: Candidates) -> np.ndarray:
 
 
 def scope_features(candidates: Candidates) -> np.ndarray:
-    """float64 (2,) about unit scale: the largest dense and the largest lexical score."""
-    dense, lexical = float(candidates.dense_max.max()), float(candidates.lexical.max())
-    return np.array([(dense - 0.6) / 0.15, (lexical - 0.4) / 0.2])
+    """float64 (2,) about unit scale: the largest dense score and the largest by late interaction or, without
+    it, the largest lexical one (which says nothing more once late interaction has spoken)."""
+    dense = (float(candidates.dense_max.max()) - 0.6) / 0.15
+    if candidates.late is not None:
+        return np.array([dense, (float(candidates.late.max()) - 0.6) / 0.15])
+    return np.array([dense, (float(candidates.lexical.max()) - 0.4) / 0.2])

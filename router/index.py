@@ -1,20 +1,19 @@
 """A FAISS index over the keys, and its cache file.
 
-The cache is never trusted: its first line carries a stamp (what it was built from) and the sha256 of the
-rest, both checked before FAISS sees a byte. Whatever does not fit is rebuilt.
+The cache is never trusted: its stamp (what it was built from) and its sha256 are checked before FAISS sees a
+byte (`atomlora.router.cache`). Whatever does not fit is rebuilt.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from atomlora.router.cache import read_cache, write_cache
 
 FLAT_LIMIT = 100_000
 
@@ -70,36 +69,18 @@ def open_index(embeddings: np.ndarray, path: Path | None = None, stamp: str | No
 
 
 def save_index(index: Any, path: Path, stamp: str) -> None:
-    """Writes header line and FAISS bytes beside `path`, then renames: readers see the old file or the whole
-    new one."""
+    """Writes the cache file of an index; raises OSError when the disk does not take it."""
     import faiss
 
-    data = faiss.serialize_index(index).tobytes()
-    header = json.dumps({"stamp": stamp, "sha256": hashlib.sha256(data).hexdigest()}).encode() + b"\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(header)
-            stream.write(data)
-        os.replace(name, path)
-    except OSError:
-        Path(name).unlink(missing_ok=True)
-        raise
+    write_cache(path, stamp, {"index": faiss.serialize_index(index)})
 
 
 def _load(path: Path, stamp: str, shape: tuple[int, ...]) -> Any | None:
-    try:
-        header_line, _, data = path.read_bytes().partition(b"\n")
-        header = json.loads(header_line)
-    except (OSError, ValueError):
-        return None
-    if not isinstance(header, dict) or header.get("stamp") != stamp:
-        return None
-    if header.get("sha256") != hashlib.sha256(data).hexdigest():
+    cached = read_cache(path, stamp)
+    if cached is None or cached.keys() != {"index"}:
         return None
     import faiss
 
-    index = faiss.deserialize_index(np.frombuffer(data, np.uint8))
+    index = faiss.deserialize_index(np.array(cached["index"]))
     # a stamp handed in by the caller may be right while the keys are not: never search another set of keys
     return index if (index.ntotal, index.d) == shape else None

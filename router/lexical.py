@@ -21,7 +21,7 @@ import numpy as np
 K1 = 0.6
 B = 0.5
 _WORD = re.compile(r"\w+")
-_STOP_WORDS = frozenset(
+STOP_WORDS = frozenset(
     """
     a about am an and any are as at be been but by can could did do does for from had has have he her his how
     i if in into is it its me my not of on or our please s she should so some such t tell than that the their
@@ -33,7 +33,7 @@ _STOP_WORDS = frozenset(
 
 def words(text: str) -> list[str]:
     """Lower-case words without stop words, with the commonest English endings taken off."""
-    return [_stem(word) for word in _WORD.findall(text.lower()) if word not in _STOP_WORDS]
+    return [_stem(word) for word in _WORD.findall(text.lower()) if word not in STOP_WORDS]
 
 
 def _stem(word: str) -> str:

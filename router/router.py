@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from atomlora.errors import StoreError, UsageError
 from atomlora.router.calibrate import Calibration
 from atomlora.router.embedder import Embedder
+from atomlora.router.late import open_late
 from atomlora.router.scores import Candidates, Scorer
 from atomlora.router.settings import RouterSettings
 
@@ -42,7 +43,9 @@ class Router:
 
     `embeddings` float32 (n, d) unit rows, `positions` int32 (n,) index into `atom_ids`, `texts` (n) the key
     texts; `cache` is a file for the FAISS index, `stamp` what it must be built from (default: a digest of the
-    embeddings). Raises StoreError when these do not fit together or not to the embedder.
+    embeddings). `documents`, one per atom ("title. headings. text"), turn late interaction on where the
+    embedder gives token states and the calibration, if any, was fitted with it; `token_cache` is a file for
+    their states. Raises StoreError when these do not fit together or not to the embedder.
     """
 
     def __init__(
@@ -57,6 +60,8 @@ class Router:
         *,
         cache: Path | None = None,
         stamp: str | None = None,
+        documents: Sequence[str] | None = None,
+        token_cache: Path | None = None,
     ) -> None:
         if len(embeddings) and embeddings.shape[1:] != (embedder.dimension,):
             raise StoreError(
@@ -65,9 +70,15 @@ class Router:
             )
         self.embedder = embedder
         self.atom_ids = tuple(atom_ids)
-        self.calibration = calibration or Calibration()
         self.settings = settings or RouterSettings()
-        self.scorer = Scorer(embeddings, positions, texts, len(self.atom_ids), self.settings, cache, stamp)
+        wanted = calibration is None or calibration.late
+        late = open_late(embedder, documents, token_cache) if wanted else None
+        # coefficients fitted with late interaction mean nothing without it
+        fits = calibration is not None and calibration.late == (late is not None)
+        self.calibration = calibration if calibration and fits else Calibration.default(late is not None)
+        self.scorer = Scorer(
+            embeddings, positions, texts, len(self.atom_ids), self.settings, cache, stamp, late
+        )
 
     def route(self, question: str, top_k: int | None = None) -> Route:
         """The route of one question; `top_k` (default: the setting) bounds the number of atoms.
@@ -86,8 +97,8 @@ class Router:
                 raise UsageError(
                     f"question {number + 1} of {len(questions)} is empty; give a question to route"
                 )
-        vectors = self.embedder.encode([question.strip() for question in questions])
-        scored = self.scorer.score_batch(questions, vectors)
+        stripped = [question.strip() for question in questions]
+        scored = self.scorer.score_batch(questions, *self.scorer.encode(self.embedder, stripped))
         return [
             self._route(question, candidates, limit)
             for question, candidates in zip(questions, scored, strict=True)

@@ -1,7 +1,8 @@
-"""Scores of candidate atoms: dense and lexical parts fused over each atom's keys.
+"""Scores of candidate atoms: dense and lexical parts over each atom's keys, fused with late interaction.
 
-fused = (1 - m) * max cosine + m * mean cosine + c * lexical, over all keys of the atom (m, c: settings). Both
-sides put up candidates; every candidate then gets its exact score, so the fused score does not depend on who
+fused = (1 - m) * max cosine + m * mean cosine + c * lexical + l * late: cosines over all keys of the atom,
+late over its document, where the store has token states (m, c, l: settings). The first two sides put up
+candidates; every candidate then gets its exact score, so the fused score does not depend on who
 put it up.
 """
 
@@ -14,26 +15,38 @@ from typing import NamedTuple
 import numpy as np
 
 from atomlora.errors import StoreError
+from atomlora.router.embedder import Embedder, TokenEmbedder, TokenStates, encode_questions
 from atomlora.router.index import open_index, search_index
+from atomlora.router.late import LateIndex
 from atomlora.router.lexical import LexicalIndex
 from atomlora.router.settings import RouterSettings
 
+# What on-topic rivals of the right atom typically get: without late interaction, and by it alone
+RIVAL_SCORE = 0.4
+RIVAL_LATE = 0.37
+
 
 class Candidates(NamedTuple):
-    """Scored atoms of one question, best first. All arrays are (c,): `atoms` int32, the others float32."""
+    """Scored atoms of one question, best first. All arrays are (c,): `atoms` int32, the others float32.
+
+    `late` is None where late interaction was left out; `rival` is the fused score of a typical rival.
+    """
 
     atoms: np.ndarray
     fused: np.ndarray
     dense_max: np.ndarray
     dense_mean: np.ndarray
     lexical: np.ndarray
+    late: np.ndarray | None = None
+    rival: float = RIVAL_SCORE
 
 
 class Scorer:
-    """Keys grouped by atom, with the dense and the lexical index over them.
+    """Keys grouped by atom, with the dense and the lexical index over them, and the atoms' token states.
 
     `embeddings` float32 (n, d) unit rows, `positions` int32 (n,) the atom of each key, in 0..atoms-1, `texts`
-    the n key texts. Raises StoreError when the three do not fit together.
+    the n key texts, `late` the token states of the atoms' documents. Raises StoreError when these do not fit
+    together.
     """
 
     def __init__(
@@ -45,9 +58,13 @@ class Scorer:
         settings: RouterSettings,
         cache: Path | None = None,
         stamp: str | None = None,
+        late: LateIndex | None = None,
     ) -> None:
         check_keys(embeddings, positions, texts, atoms)
+        if late is not None and late.atoms != atoms:
+            raise StoreError(f"{late.atoms} documents do not fit {atoms} atoms; give one document per atom")
         self.settings = settings
+        self.late = late
         self.atoms = atoms
         self.embeddings = embeddings
         self.positions = positions
@@ -66,24 +83,48 @@ class Scorer:
         """The atom's key texts as one text, but for the keys in `without`."""
         return "\n".join(self.texts[key] for key in self.keys_of(atom) if int(key) not in without)
 
-    def score_batch(self, questions: Sequence[str], vectors: np.ndarray) -> list[Candidates]:
-        """Candidates of every question; `vectors` float32 (questions, d)."""
+    def encode(self, embedder: Embedder, questions: Sequence[str]) -> tuple[np.ndarray, list[TokenStates]]:
+        """What `score_batch` wants of the questions, in one pass of the embedder."""
+        if self.late is None:
+            return embedder.encode(questions), []
+        return encode_questions(embedder, questions)
+
+    def encode_tokens(self, embedder: Embedder, questions: Sequence[str]) -> Sequence[TokenStates | None]:
+        """The same of questions whose vectors are known."""
+        if self.late is None or not isinstance(embedder, TokenEmbedder):
+            return [None] * len(questions)
+        return embedder.encode_tokens(questions)
+
+    def score_batch(
+        self, questions: Sequence[str], vectors: np.ndarray, tokens: Sequence[TokenStates] = ()
+    ) -> list[Candidates]:
+        """Candidates of every question; `vectors` float32 (questions, d), `tokens` the questions' token
+        states, without which late interaction is left out."""
         found = search_index(self.index, vectors, self.settings.dense_candidates)
-        return [self._score(q, v, keys) for q, v, keys in zip(questions, vectors, found, strict=True)]
+        states: Sequence[TokenStates | None] = tokens or [None] * len(questions)
+        each = zip(questions, vectors, found, states, strict=True)
+        return [self._score(question, vector, keys, token) for question, vector, keys, token in each]
 
     def score_left_out(
-        self, question: str, vector: np.ndarray, atom: int, without: frozenset[int]
+        self,
+        question: str,
+        vector: np.ndarray,
+        atom: int,
+        without: frozenset[int],
+        tokens: TokenStates | None = None,
     ) -> Candidates:
-        """Candidates of a question as if the keys `without`, all of `atom`, were not in the store."""
+        """Candidates of a question as if the keys `without`, all of `atom`, were not in the store. Documents
+        hold no question, so late interaction has nothing to leave out."""
         keys = search_index(self.index, vector[None], self.settings.dense_candidates + len(without))[0]
         keys = keys[~np.isin(keys, list(without))]
-        return self._score(question, vector, keys, atom, without)
+        return self._score(question, vector, keys, tokens, atom, without)
 
     def _score(
         self,
         question: str,
         vector: np.ndarray,
         keys: np.ndarray,
+        tokens: TokenStates | None,
         atom: int = -1,
         without: frozenset[int] = frozenset(),
     ) -> Candidates:
@@ -111,6 +152,11 @@ class Scorer:
         fused = (
             (1 - share) * dense_max + share * dense_mean + self.settings.lexical_weight * lexical[candidates]
         )
+        late, rival = None, RIVAL_SCORE
+        if self.late is not None and tokens is not None:
+            late = self.late.score(tokens, candidates)
+            fused = fused + self.settings.late_weight * late
+            rival += self.settings.late_weight * RIVAL_LATE
         order = np.lexsort((candidates, -fused))
         return Candidates(
             candidates[order].astype(np.int32),
@@ -118,6 +164,8 @@ class Scorer:
             dense_max[order],
             dense_mean[order],
             lexical[candidates][order],
+            None if late is None else late[order],
+            rival,
         )
 
 
