@@ -73,7 +73,8 @@ class Trunk:
         self.model = model
         self.blocks = blocks(model)
         self.first_late = first_late
-        self.prefix = tuple(prefix)
+        # A sliding window counts columns, and the padding between prefix and prompt would count with them.
+        self.prefix = () if getattr(model.config, "sliding_window", None) else tuple(prefix)
         self.pad_id = pad_id
         self.device = model.device
         self._prefix_cache = self._run_prefix() if self.prefix else None
@@ -81,7 +82,8 @@ class Trunk:
     @torch.no_grad()
     def _run_prefix(self) -> list[tuple[Tensor, Tensor]]:
         """K and V of the prompt template's common beginning, the same for every example."""
-        output = self.model.model(torch.tensor([self.prefix], device=self.device), use_cache=True)
+        ids = torch.tensor([self.prefix], device=self.device)
+        output = self.model.model(ids, past_key_values=_whole_cache(), use_cache=True)
         return [(layer.keys, layer.values) for layer in output.past_key_values.layers]
 
     def order(self, examples: Sequence[Example], max_rows: int = 64) -> list[list[int]]:
@@ -139,9 +141,7 @@ class Trunk:
         )
 
     def _expanded_prefix(self, rows: int) -> Any:
-        from transformers import DynamicCache
-
-        cache = DynamicCache(config=self.model.config)
+        cache = _whole_cache()
         for index, (k, v) in enumerate(self._prefix_cache or []):
             cache.update(k.expand(rows, -1, -1, -1), v.expand(rows, -1, -1, -1), index)
         return cache
@@ -150,9 +150,7 @@ class Trunk:
 def late_forward(model: Any, first_late: int, rows: LateRows) -> Tensor:
     """Last hidden state (B, T, d), after the final norm, of the late blocks over `rows`; differentiable in whatever
     hooks on the blocks' linear layers add."""
-    from transformers import DynamicCache
-
-    cache = DynamicCache(config=model.config)
+    cache = _whole_cache()
     hidden = rows.hidden
     for offset, block in enumerate(blocks(model)[first_late:]):
         cache.update(*rows.keys_values[offset], first_late + offset)
@@ -166,6 +164,14 @@ def late_forward(model: Any, first_late: int, rows: LateRows) -> Tensor:
         hidden = hidden[0] if isinstance(hidden, tuple) else hidden
     final: Tensor = model.model.norm(hidden)
     return final
+
+
+def _whole_cache() -> Any:
+    """An empty cache that keeps every position: told the config, it would drop those outside a sliding window, which
+    are a batch's columns, padding included, and no longer fit the masks. The masks alone cut the window."""
+    from transformers import DynamicCache
+
+    return DynamicCache()
 
 
 class _Recorder:
