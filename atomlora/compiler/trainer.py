@@ -96,10 +96,14 @@ class Trainer:
         self.head = CandidateHead(model)
         self.adapters = StackedAdapters(model, targets, slots, adapter.rank, adapter.alpha, pool)
         self.bank = bank if settings.silence_rows and settings.silence_weight else None
-        self.pool = pool
         self._free = list(range(slots))
         self._slots: dict[int, _Slot] = {}
         self._groups: list[_Group] = []
+
+    @property
+    def pool(self) -> FrozenPool | None:
+        """The distractors that are mounted; they may be handed to the adapters later than to the trainer."""
+        return self.adapters.pool
 
     def run(self, jobs: Iterable[AtomJob]) -> Iterator[TrainedAtom]:
         queue = iter(jobs)

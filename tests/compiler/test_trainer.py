@@ -1,0 +1,263 @@
+"""Many atoms at once: recall, early exit, refilled slots, independence of batch mates, reproducibility."""
+
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+
+from atomlora.atom import record_size, split_record
+from atomlora.compiler.adapters import Mixture, pool_from_records
+from atomlora.compiler.silence import build_bank
+from atomlora.compiler.trainer import AtomJob, Trainer
+from atomlora.compiler.trunk import Trunk, late_forward
+from atomlora.settings import AdapterSettings, TrainSettings
+
+ADAPTER = AdapterSettings(rank=4, layers="late:2")
+QUICK = TrainSettings(max_steps=150, min_steps=3, silence_rows=0, mixed_visibility=0.5, pass_probability=0.6)
+
+
+@pytest.fixture
+def jobs(make_examples):
+    """Six atoms of one to three questions each; each atom's questions have one answer."""
+    made = []
+    for number in range(6):
+        prompts = make_examples(1 + number % 3, seed=10 + number)
+        answer = make_examples(1, seed=50 + number, answers=(3, 5))[0].answer
+        examples = tuple(type(p)(p.prompt, answer) for p in prompts)
+        made.append(AtomJob(hashlib.sha256(str(number).encode()).hexdigest(), examples))
+    return made
+
+
+def train(llama, targets, jobs, slots=6, settings=QUICK, bank=None, pool=None):
+    trainer = Trainer(llama, Trunk(llama, 1, (), 0), targets, ADAPTER, settings, slots, bank, pool)
+    return {atom.identity: atom for atom in trainer.run(jobs)}
+
+
+def wide(record):
+    return (record.astype(np.uint32) << 16).view(np.float32)
+
+
+def product(record, targets):
+    """The flat deltas B A: factors may differ where their products do not."""
+    return np.concatenate([(bt.T @ a).ravel() for a, bt in split_record(wide(record), 4, targets)])
+
+
+def test_learns_every_fact_and_says_so_truly(llama, targets, jobs):
+    trained = train(llama, targets, jobs)
+    assert set(trained) == {job.identity for job in jobs}
+    for job in jobs:
+        atom = trained[job.identity]
+        assert atom.passed == (True,) * len(job.examples)
+        assert 3 <= atom.steps < 150
+        assert atom.record.shape == (record_size(4, targets),)
+        assert greedy_right(llama, targets, atom.record, job) == list(atom.passed)
+
+
+@torch.no_grad()
+def greedy_right(llama, targets, record, job):
+    """Merge the stored record densely into the late MLPs and decode at answer positions: no code of the trainer."""
+    found = []
+    for example in job.examples:
+        ids = torch.tensor([[*example.prompt, *example.answer[:-1]]])
+        at = len(example.prompt) - 1
+        handles = []
+        for target, (a, bt) in zip(targets, split_record(wide(record), 4, targets), strict=True):
+            delta = 2.0 * torch.from_numpy(bt.T @ a)
+
+            def add(_m, args, y, delta=delta):
+                y = y.clone()
+                y[:, at:] += args[0][:, at:] @ delta.T  # noqa: B023
+                return y
+
+            module = llama.model.layers[target.layer].get_submodule(target.module)
+            handles.append(module.register_forward_hook(add))
+        logits = llama(ids).logits[0, at:]
+        for handle in handles:
+            handle.remove()
+        found.append(logits.argmax(-1).tolist() == list(example.answer))
+    return found
+
+
+def test_untrained_base_knows_none(llama, targets, jobs):
+    nothing = np.zeros(record_size(4, targets), np.uint16)
+    assert not any(right for job in jobs for right in greedy_right(llama, targets, nothing, job))
+
+
+@pytest.mark.parametrize("slots", [2, 3])
+def test_batch_mates_and_slots_do_not_matter(llama, targets, jobs, slots, make_examples):
+    bank = bank_of(llama, targets, make_examples)
+    settings = QUICK.model_copy(update={"silence_rows": 1, "max_steps": 12, "pass_probability": 0.99})
+    among = train(llama, targets, jobs, 6, settings, bank)
+    few = train(llama, targets, jobs[::-1], slots, settings, bank)
+    alone = train(llama, targets, [jobs[2]], 1, settings, bank)
+    assert set(among) == set(few)
+    for others in (few, alone):
+        for identity, atom in others.items():
+            mate = among[identity]
+            assert (atom.passed, atom.steps) == (mate.passed, mate.steps)
+            first, second = product(atom.record, targets), product(mate.record, targets)
+            # bfloat16 keeps 8 bits, and Adam's first steps are signs: noise may turn single elements over.
+            assert np.linalg.norm(first - second) < 0.05 * np.linalg.norm(second)
+
+
+def bank_of(llama, targets, make_examples):
+    trunk = Trunk(llama, 1, (), 0)
+    trainer = Trainer(llama, trunk, targets, ADAPTER, QUICK, 1)
+    return build_bank(trunk, trainer.head, make_examples(5, seed=90, answers=(4, 4)), [], trainer.adapters)
+
+
+def test_bit_for_bit_at_the_same_batch_plan(llama, targets, jobs, make_examples):
+    bank = bank_of(llama, targets, make_examples)
+    settings = QUICK.model_copy(update={"silence_rows": 2, "max_steps": 8})
+    first, second = (train(llama, targets, jobs, 4, settings, bank) for _ in range(2))
+    assert list(first) == list(second)
+    for identity, atom in first.items():
+        np.testing.assert_array_equal(atom.record, second[identity].record)
+        assert (atom.steps, atom.loss, atom.passed) == (
+            second[identity].steps,
+            second[identity].loss,
+            second[identity].passed,
+        )
+
+
+def test_what_cannot_be_learnt_is_reported(llama, targets, jobs):
+    trained = train(llama, targets, jobs, settings=QUICK.model_copy(update={"max_steps": 1}))
+    assert set(trained) == {job.identity for job in jobs}
+    for job in jobs:
+        atom = trained[job.identity]
+        assert atom.steps == 1
+        assert not all(atom.passed)
+        assert atom.loss > 0.1
+        assert greedy_right(llama, targets, atom.record, job) == list(atom.passed)
+
+
+def test_two_answers_to_one_question_fail_by_question(llama, targets, jobs, make_examples):
+    one, other = make_examples(2, seed=70, answers=(2, 3))
+    job = AtomJob("e" * 64, (one, type(one)(one.prompt, other.answer), one))
+    atom = train(llama, targets, [job], settings=QUICK.model_copy(update={"max_steps": 25}))["e" * 64]
+    assert atom.steps == 25
+    assert atom.passed[0] == atom.passed[2]
+    assert not (atom.passed[0] and atom.passed[1])
+
+
+def test_atoms_leave_when_they_are_done(llama, targets, jobs):
+    order = list(train(llama, targets, jobs).values())
+    steps = [atom.steps for atom in order]
+    assert steps == sorted(steps)
+    assert steps[0] < steps[-1]
+    patient = train(llama, targets, jobs, settings=QUICK.model_copy(update={"min_steps": 40}))
+    assert min(atom.steps for atom in patient.values()) >= 40
+
+
+def test_many_more_jobs_than_slots_and_none(llama, targets, make_examples):
+    jobs = [
+        AtomJob(hashlib.sha256(f"job {n}".encode()).hexdigest(), (make_examples(1, seed=200 + n)[0],)) for n in range(11)
+    ]
+    trained = train(llama, targets, iter(jobs), slots=3)
+    assert set(trained) == {job.identity for job in jobs}
+    assert all(all(atom.passed) for atom in trained.values())
+    assert train(llama, targets, []) == {}
+
+
+def test_hooks_are_gone_after_training(llama, targets, jobs):
+    ids = torch.tensor([[4, 5, 6]])
+    before = llama(ids).logits
+    train(llama, targets, jobs[:2], settings=QUICK.model_copy(update={"max_steps": 3}))
+    assert torch.equal(llama(ids).logits, before)
+
+
+# Neighbours and silence
+
+
+@pytest.fixture
+def pool(llama, targets, jobs):
+    """Two finished atoms as distractors."""
+    trained = train(llama, targets, jobs[:2])
+    return pool_from_records([trained[job.identity].record for job in jobs[:2]], 4, 8.0, targets, "cpu")
+
+
+def test_distractors_are_mounted_whenever_the_pool_is_handed_over(llama, targets, jobs, pool):
+    settings = QUICK.model_copy(update={"mixed_visibility": 1.0, "max_steps": 6})
+    early = Trainer(llama, Trunk(llama, 1, (), 0), targets, ADAPTER, settings, 4, None, pool)
+    late = Trainer(llama, Trunk(llama, 1, (), 0), targets, ADAPTER, settings, 4)
+    late.adapters.pool = pool
+    seen = []
+    for trainer in (early, late):
+        mounted = trainer.adapters.mounted
+        weights = []
+
+        def watch(mixture, mounted=mounted, weights=weights):
+            weights.append(0.0 if mixture.other_weights is None else float(mixture.other_weights.sum()))
+            assert mixture.own_weights.min() >= 0.7
+            return mounted(mixture)
+
+        trainer.adapters.mounted = watch
+        seen.append(({atom.identity: atom.record for atom in trainer.run(jobs[2:4])}, weights))
+    assert sum(seen[0][1]) > 0
+    assert seen[0][1] == seen[1][1]
+    without = train(llama, targets, jobs[2:4], 4, settings)
+    for identity, record in seen[0][0].items():
+        np.testing.assert_array_equal(record, seen[1][0][identity])
+        assert not np.array_equal(record, without[identity].record)
+
+
+def test_atoms_trained_beside_distractors_stand_beside_them(llama, targets, jobs, pool):
+    settings = QUICK.model_copy(update={"mixed_visibility": 0.7, "min_steps": 20})
+    trained = train(llama, targets, jobs[2:], settings=settings, pool=pool)
+    right = []
+    for job in jobs[2:]:
+        trainer = Trainer(llama, Trunk(llama, 1, (), 0), targets, ADAPTER, settings, 1, None, pool)
+        put(trainer.adapters, trained[job.identity].record, targets)
+        rows = trainer.trunk.rows(job.examples, [0] * len(job.examples))
+        own = torch.zeros(len(rows), dtype=torch.int64)
+        for weight in (0.0, 0.5):
+            mixture = Mixture(own, torch.ones(len(rows)), own[:, None], torch.full((len(rows), 1), weight))
+            with torch.no_grad(), trainer.adapters.mounted(mixture):
+                passed, _ = trainer.head.exact_pass(late_forward(llama, 1, rows), rows)
+            right += passed.tolist()
+    assert np.mean(right) > 0.9
+
+
+@torch.no_grad()
+def put(adapters, record, targets):
+    for at, (a, bt) in enumerate(split_record(wide(record), 4, targets)):
+        adapters.a[at][0] = torch.from_numpy(a.copy())
+        adapters.bt[at][0] = torch.from_numpy(bt.copy())
+
+
+def test_silence_keeps_the_base_where_it_is_asked_to(llama, targets, jobs, make_examples):
+    bank = bank_of(llama, targets, make_examples)
+    changes = []
+    for rows_per_atom in (0, 4):
+        settings = QUICK.model_copy(update={"silence_rows": rows_per_atom, "min_steps": 30, "max_steps": 40})
+        trained = train(llama, targets, jobs[:3], 3, settings, bank)
+        assert all(all(atom.passed) for atom in trained.values())
+        total = 0.0
+        for atom in trained.values():
+            trainer = Trainer(llama, Trunk(llama, 1, (), 0), targets, ADAPTER, settings, 1)
+            put(trainer.adapters, atom.record, targets)
+            own = torch.zeros(len(bank), dtype=torch.int64)
+            with torch.no_grad(), trainer.adapters.mounted(Mixture(own, torch.ones(len(bank)))):
+                hidden = late_forward(llama, 1, bank.rows)
+            student, teacher = (torch.log_softmax(trainer.head.full_logits(h), -1) for h in (hidden, bank.rows.final))
+            total += float((teacher.exp() * (teacher - student)).sum(-1).mean())
+        changes.append(total)
+    assert changes[1] < 0.5 * changes[0]
+
+
+def test_the_banks_companions_teach(llama, targets, make_examples, pool):
+    trunk = Trunk(llama, 1, (), 0)
+    trainer = Trainer(llama, trunk, targets, ADAPTER, QUICK, 1, None, pool)
+    general, known = make_examples(3, seed=91), make_examples(4, seed=92)
+    bank = build_bank(trunk, trainer.head, general, known, trainer.adapters)
+    assert bank.companion == (-1, -1, -1, 0, 0, 1, 1)
+    bare = trunk.rows([*general, *known], [0] * 7)
+    torch.testing.assert_close(bank.rows.final[:3], bare.final[:3])
+    assert float((bank.rows.final[3:] - bare.final[3:]).abs().max()) > 0.01
+    # A fresh atom (B is zero) beside the companion leaves everything as it is taught: nothing to punish.
+    trainer.bank = bank
+    trainer.settings = QUICK.model_copy(update={"silence_rows": 6})
+    trainer._admit(iter([AtomJob("a" * 64, (general[0],))]))
+    trainer._silence()
+    assert float(trainer.adapters.bt[-1].grad.abs().max()) < 1e-4
