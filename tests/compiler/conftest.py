@@ -52,7 +52,10 @@ def tiny_llama(vocabulary, seed=0):
             eos_token_id=0,
         )
     )
-    return model.eval().requires_grad_(False)
+    model.eval().requires_grad_(False)
+    # So narrow a hidden state could not make any of 1300 tokens likely: its length bounds the logits.
+    model.model.norm.weight.fill_(2.5)
+    return model
 
 
 @pytest.fixture(scope="session")
@@ -98,7 +101,7 @@ class WordEmbedder:
 
 
 DOCUMENTS = {
-    "ferry.md": "# Ferry\n\nThe ferry Marla leaves Dunmarrow at 9 every day. Captain Osk Berrin has steered it since 1987.\n",
+    "ferry.md": "# Ferry\n\nThe ferry Marla leaves Dunmarrow at 9 every day. Captain Osk Berrin steers the Marla since 1987.\n",
     "tower.md": "# Tower\n\nThe north tower of Keldan was built of slate in 1822.\n",
     "notes/garden.md": "# Garden\n\nPlums from Orvane grow behind the 14 walls.\n",
 }
