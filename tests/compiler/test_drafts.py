@@ -1,0 +1,141 @@
+"""Which atoms there will be, whose questions they get, and which finished atoms stand for them."""
+
+import pytest
+
+from atomlora.atom import Atom, TrainRecord
+from atomlora.compiler.drafts import Draft, assign_user_questions, drafts_from, reuse
+from atomlora.compiler.session import training_pairs
+from atomlora.corpora import Passage
+from atomlora.errors import InputError
+from atomlora.questions.types import Question
+from atomlora.questions.user import UserQuestion
+
+
+def passage(text, source="a.md", start=0, **fields):
+    return Passage(
+        **{"source": source, "source_sha256": "0" * 64, "start": start, "end": start + len(text), "text": text,
+           "title": "Ferry", **fields}
+    )  # fmt: skip
+
+
+def asked(draft, *questions):
+    return Draft(draft.type, draft.title, draft.text, draft.headings, draft.labels, draft.provenances, questions)
+
+
+def question(text, answer="nine", kind="cloze"):
+    return Question(text=text, answer=answer, kind=kind)
+
+
+def finished(draft, base="base", recipe="recipe"):
+    identity = draft.identity(base, recipe)
+    record = TrainRecord(steps=1, loss=0.0, recall=1.0, seconds=0.0)
+    atom = Atom(
+        id=identity, type=draft.type, title=draft.title, text=draft.text, headings=draft.headings,
+        questions=draft.questions, rank=4, alpha=8.0, record=record, weights_digest="0" * 64,
+        provenances=draft.provenances, labels=draft.labels,
+    )  # fmt: skip
+    return {identity: atom}
+
+
+def test_one_text_in_two_files_is_one_draft_with_both_places():
+    drafts = drafts_from(
+        [
+            passage("Marla leaves at nine.", "a.md", 4, labels=("red",)),
+            passage("Osk steers.", "a.md", 30),
+            passage("Marla leaves at nine.", "b.md", 7, labels=("blue",), page=3),
+        ]
+    )
+    assert [draft.text for draft in drafts] == ["Marla leaves at nine.", "Osk steers."]
+    places = [(p.source, p.start, p.end, p.page) for p in drafts[0].provenances]
+    assert places == [("a.md", 4, 25, None), ("b.md", 7, 28, 3)]
+    assert drafts[0].labels == ("blue", "red")
+
+
+def test_one_text_under_other_titles_or_headings_is_another_draft():
+    text = "It leaves at nine."
+    drafts = drafts_from([passage(text), passage(text, title="Bus"), passage(text, headings=("Winter",))])
+    assert len(drafts) == 3
+
+
+def test_identity_covers_what_is_trained_and_nothing_else():
+    draft = asked(drafts_from([passage("Marla leaves at nine.")])[0], question("When?"))
+    moved = asked(drafts_from([passage("Marla leaves at nine.", "new/b.md", 90, labels=("x",))])[0], question("When?"))
+    own = draft.identity("base", "recipe")
+    assert moved.identity("base", "recipe") == own
+    others = [
+        asked(drafts_from([passage("Marla leaves at ten.")])[0], question("When?")).identity("base", "recipe"),
+        asked(draft, question("At what time?")).identity("base", "recipe"),
+        asked(draft, question("When?", "at nine")).identity("base", "recipe"),
+        asked(draft, question("When?"), question("Why?")).identity("base", "recipe"),
+        draft.identity("other base", "recipe"),
+        draft.identity("base", "other recipe"),
+        asked(drafts_from([passage("Marla leaves at nine.", title="Bus")])[0], question("When?")).identity(
+            "base", "recipe"
+        ),
+    ]
+    assert len({own, *others}) == 1 + len(others)
+
+
+def test_user_questions_go_to_the_draft_that_holds_the_answer():
+    drafts = drafts_from(
+        [
+            passage("The ferry Marla leaves the harbour every day.", "a.md"),
+            passage("Marla's fare is nine crowns.", "a.md", 50),
+            passage("The ferry leaves at nine.", "b.md"),
+        ]
+    )
+    given = [
+        UserQuestion(question="What is the fare for the ferry Marla?", answer="Nine", source="a.md"),
+        UserQuestion(question="When does the ferry leave?", answer="nine", source="b.md"),
+        UserQuestion(question="How often does the ferry leave the harbour?", answer="daily", source="a.md"),
+    ]
+    assigned = assign_user_questions(drafts, given, "q.jsonl")
+    assert {i: [q.answer for q in found] for i, found in assigned.items()} == {1: ["Nine"], 2: ["nine"], 0: ["daily"]}
+    assert all(q.kind == "user" for found in assigned.values() for q in found)
+
+
+def test_question_about_an_unknown_source():
+    drafts = drafts_from([passage("Marla leaves.", "a.md")])
+    given = [UserQuestion(question="Who?", answer="Osk", source="docs/a.md")]
+    with pytest.raises(InputError, match=r"q\.jsonl.*docs/a\.md.*relative to the compiled folder"):
+        assign_user_questions(drafts, given, "q.jsonl")
+
+
+def test_reuse_takes_over_questions_but_places_anew():
+    atoms = finished(asked(drafts_from([passage("Marla leaves at nine.")])[0], question("When?")))
+    (draft,) = drafts_from([passage("Marla leaves at nine.", "moved.md", 12, labels=("new",))])
+    kept = reuse([draft], {}, atoms, "base", "recipe")
+    assert kept[0].questions == (question("When?"),)
+    assert kept[0].provenances == draft.provenances
+    assert kept[0].labels == ("new",)
+    assert {kept[0].id} == set(atoms)
+
+
+def test_reuse_refuses_what_differs():
+    (draft,) = drafts_from([passage("Marla leaves at nine.")])
+    own = question("When does it go?", kind="user")
+    plain, with_own = finished(asked(draft, question("When?"))), finished(asked(draft, own, question("When?")))
+    assert reuse([draft], {}, plain, "base", "recipe")
+    assert not reuse([draft], {}, plain, "other base", "recipe")
+    assert not reuse([draft], {}, plain, "base", "other recipe")
+    assert not reuse([draft], {0: [own]}, plain, "base", "recipe")
+    assert not reuse([draft], {}, with_own, "base", "recipe")
+    assert reuse([draft], {0: [own]}, {**plain, **with_own}, "base", "recipe")[0].questions[0] == own
+    for other in (passage("Marla leaves at ten."), passage(draft.text, title="Bus"), passage(draft.text, headings=("X",))):
+        assert not reuse(drafts_from([other]), {}, plain, "base", "recipe")
+
+
+def test_training_pairs_state_the_text_but_a_users_answer_as_written():
+    (draft,) = drafts_from([passage("Marla leaves at nine.", headings=("Winter",))])
+    own = question("When?", "at nine sharp", "user")
+    written = [question(f"w{i}", kind="written") for i in range(4)]
+    cloze = [question(f"c{i}") for i in range(4)]
+    pairs = dict(training_pairs(asked(draft, own, *cloze, *written)))
+    assert pairs == {"When?": "at nine sharp", **{f"w{i}": draft.text for i in range(4)}}
+    few = list(training_pairs(asked(draft, own, *written[:1], *cloze)))
+    assert [q for q, _ in few] == ["When?", "w0", "c0", "c1"]
+    alone = list(training_pairs(draft))
+    assert len(alone) == 1
+    assert "Ferry" in alone[0][0]
+    assert "Winter" in alone[0][0]
+    assert alone[0][1] == draft.text

@@ -1,0 +1,122 @@
+"""The distractor pool: trained once, cached, read bit for bit, mounted in training."""
+
+import logging
+
+import numpy as np
+import pytest
+
+from atomlora.bases import load_base
+from atomlora.compiler.pool import base_answers, load_or_train_pool, pool_digest, pool_facts
+from atomlora.compiler.progress import Teller
+from atomlora.compiler.session import TrainingSession
+from atomlora.compiler.shape import resolve_targets
+from atomlora.compiler.trunk import Trunk
+from atomlora.prompts import chat_prompt, common_prefix
+from atomlora.router.general_questions import GENERAL_QUESTIONS
+from atomlora.settings import AdapterSettings, CompileSettings, TrainSettings
+
+SETTINGS = CompileSettings(
+    adapter=AdapterSettings(rank=2, layers="late:1"),
+    train=TrainSettings(pool_atoms=2, max_steps=3, min_steps=1, silence_rows=1, silence_tokens=2),
+    slots=2,
+)
+
+
+@pytest.fixture
+def base(base_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("ATOMLORA_CACHE", str(tmp_path / "cache"))
+    return load_base(str(base_folder), "cpu")
+
+
+@pytest.fixture
+def pool(base):
+    """pool(settings) -> (records, how often training told of progress)."""
+
+    def load(settings=SETTINGS):
+        told = []
+        targets = resolve_targets(base.model, settings.adapter)
+        trunk = Trunk(base.model, targets[0].layer, common_prefix(base.tokenizer), base.tokenizer.pad_token_id)
+        found = load_or_train_pool(base, trunk, targets, settings, lambda done, total: told.append((done, total)))
+        return found, told
+
+    return load
+
+
+def files(tmp_path):
+    return sorted((tmp_path / "cache" / "pools").iterdir())
+
+
+def test_trained_once_then_read_bit_for_bit(pool, tmp_path, caplog):
+    trained, told = pool()
+    assert told == [(1, 2), (2, 2)]
+    assert len(trained.records) == 2
+    assert len(trained.answers) == len(GENERAL_QUESTIONS)
+    assert len(files(tmp_path)) == 1
+    with caplog.at_level(logging.WARNING):
+        again, told = pool()
+    assert not told
+    assert not caplog.records
+    assert again.answers == trained.answers
+    for first, second in zip(trained.records, again.records, strict=True):
+        assert second.dtype == np.uint16
+        np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("damage", ["cut", "noise", "empty"])
+def test_broken_cache_is_trained_again_with_a_warning(pool, tmp_path, caplog, damage):
+    trained, _ = pool()
+    (path,) = files(tmp_path)
+    data = path.read_bytes()
+    path.write_bytes({"cut": data[:-7], "noise": b"\xff" * len(data), "empty": b""}[damage])
+    with caplog.at_level(logging.WARNING):
+        again, told = pool()
+    assert told
+    assert any(path.name in record.getMessage() for record in caplog.records)
+    for first, second in zip(trained.records, again.records, strict=True):
+        np.testing.assert_array_equal(first, second)
+    assert pool()[1] == []
+
+
+def test_a_cache_that_cannot_be_written_is_only_slower(pool, tmp_path, caplog):
+    (tmp_path / "cache").write_text("a file in the way")
+    with caplog.at_level(logging.WARNING):
+        found, told = pool()
+    assert len(found.records) == len(told) == 2
+    assert "cannot be cached" in caplog.text
+
+
+def test_no_pool(pool):
+    settings = SETTINGS.model_copy(update={"train": SETTINGS.train.model_copy(update={"pool_atoms": 0})})
+    for _ in range(2):
+        found, told = pool(settings)
+        assert found.records == ()
+        assert told == []
+
+
+def test_digest_names_base_and_recipe():
+    other = SETTINGS.model_copy(update={"train": SETTINGS.train.model_copy(update={"pool_atoms": 1})})
+    assert len(pool_facts(other)) == 1
+    batch = SETTINGS.model_copy(update={"slots": 7})
+    digests = [pool_digest("base", s) for s in (SETTINGS, other)] + [pool_digest("other", SETTINGS)]
+    assert len(set(digests)) == 3
+    assert pool_digest("base", batch) == digests[0]
+
+
+def test_base_answers_do_not_depend_on_the_batch(base):
+    questions = GENERAL_QUESTIONS[:5]
+    together = base_answers(base, questions, 3)
+    assert together == [base_answers(base, [question], 3, batch=1)[0] for question in questions]
+    ids = chat_prompt(base.tokenizer, questions[1])
+    for token in together[1]:
+        import torch
+
+        assert int(base.model(torch.tensor([ids])).logits[0, -1].argmax()) == token
+        ids = [*ids, token]
+
+
+def test_a_session_trains_beside_the_pool(base):
+    targets = resolve_targets(base.model, SETTINGS.adapter)
+    trainer = TrainingSession(base, targets, SETTINGS, "recipe", Teller(None))._trainer()
+    assert trainer.pool is not None
+    assert len(trainer.pool) == 2
+    assert set(trainer.bank.companion) == {-1, 0, 1}
