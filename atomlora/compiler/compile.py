@@ -20,7 +20,7 @@ from atomlora.errors import InputError
 from atomlora.questions import load_user_questions, writer_for
 from atomlora.questions.types import AtomText, Question, QuestionWriter
 from atomlora.router import Embedder, fit_calibration, load_embedder
-from atomlora.runtime.keys import store_keys
+from atomlora.runtime.keys import TOKEN_CACHE, store_documents, store_keys
 from atomlora.settings import CompileSettings
 from atomlora.store import Store, StoreWriter
 
@@ -58,6 +58,7 @@ def compile_corpus(
         user = assign_user_questions(drafts, given, str(questions)) if given else {}
         kept = reuse(drafts, user, writer.finished(), loaded.fingerprint, recipe)
         drafts = _with_questions(drafts, user, kept, question_writer, settings, teller)
+        question_writer.close()
         session = TrainingSession(loaded, targets, settings, recipe, teller)
         trained = session.train({i: d for i, d in enumerate(drafts) if i not in kept}, writer)
 
@@ -158,7 +159,14 @@ def _keys(
     known.update(zip(fresh, embedder.encode(fresh), strict=True) if fresh else ())
     embeddings = np.stack([known[text] for _, text in keys]).astype(np.float32)
     positions = np.array([position for position, _ in keys], dtype=np.int32)
-    calibration = fit_calibration(embedder, embeddings, positions, [text for _, text in keys])
+    calibration = fit_calibration(
+        embedder,
+        embeddings,
+        positions,
+        [text for _, text in keys],
+        documents=store_documents(atoms),
+        token_cache=path / "cache" / TOKEN_CACHE,
+    )
     return (embeddings, positions), calibration.model_dump(mode="json")
 
 

@@ -115,13 +115,14 @@ def answer_loss(
     logits: Tensor, candidates: Candidates, valid: Tensor, pass_probability: float
 ) -> tuple[Tensor, Tensor]:
     """NLL per row over the tokens that have not passed yet (MemFT's rule: a token of p > `pass_probability` leaves
-    the loss), and (B,) whether all tokens have passed. The sum is divided by the row's token count, so that a row
-    with one token left does not shout."""
+    the loss), and (B,) whether greedy decoding surely gives all tokens (p > 0.5 on the candidates). The sum is
+    divided by the row's token count, so that a row with one token left does not shout."""
     log_probabilities = torch.log_softmax(logits.float(), dim=-1)
     chosen = log_probabilities.gather(-1, candidates.target[..., None])[..., 0]
-    passed = (chosen.detach().exp() > pass_probability) | ~valid
-    loss = -(chosen * (~passed)).sum(1) / valid.sum(1)
-    return loss, passed.all(1)
+    probability = chosen.detach().exp()
+    learning = valid & (probability <= pass_probability)
+    loss = -(chosen * learning).sum(1) / valid.sum(1)
+    return loss, ((probability > 0.5) | ~valid).all(1)
 
 
 def silence_loss(logits: Tensor, candidates: Candidates, valid: Tensor) -> Tensor:

@@ -56,6 +56,9 @@ class BaseWriter:
             for path, text, answer, question in _EXAMPLES
         )
 
+    def close(self) -> None:
+        """Nothing to free: the base is the caller's."""
+
     def write(
         self,
         atoms: Sequence[AtomText],

@@ -22,6 +22,9 @@ class ClozeWriter:
     name = "none"
     digest = "cloze-1"
 
+    def close(self) -> None:
+        """Nothing to free."""
+
     def write(
         self,
         atoms: Sequence[AtomText],

@@ -52,3 +52,7 @@ class QuestionWriter(Protocol):
         `progress(done, total)` is called as atoms are finished.
         """
         ...
+
+    def close(self) -> None:
+        """Free what writing needed (a model's copy, say); the next `write` makes it anew."""
+        ...
