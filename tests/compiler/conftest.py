@@ -124,9 +124,7 @@ def base_folder(tmp_path_factory):
     texts.append("user assistant Fill in the blank ____ Complete the statement What about Question Answer 10 slow west")
     words = sorted({word for text in texts for word in re.findall(r"\w+|[^\w\s]+", text)})
     special = ["<|end|>", "<|turn|>", "<|done|>", "<unk>"]
-    inner = Tokenizer(
-        models.WordLevel({word: at for at, word in enumerate([*special, *words])}, unk_token="<unk>")
-    )
+    inner = Tokenizer(models.WordLevel({word: at for at, word in enumerate([*special, *words])}, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
     inner.add_special_tokens(special[:3])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|end|>", pad_token="<|end|>")

@@ -15,9 +15,7 @@ def adapters(llama, targets):
     """Three slots of random factors over a frozen pool of two atoms."""
     random = np.random.default_rng(0)
     records = [bits(random.normal(0, 0.3, record_size(RANK, targets))) for _ in range(2)]
-    made = StackedAdapters(
-        llama, targets, 3, RANK, ALPHA, pool_from_records(records, RANK, 2 * ALPHA, targets, "cpu")
-    )
+    made = StackedAdapters(llama, targets, 3, RANK, ALPHA, pool_from_records(records, RANK, 2 * ALPHA, targets, "cpu"))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in made.parameters:

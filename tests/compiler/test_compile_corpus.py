@@ -261,7 +261,9 @@ def test_bad_options_train_nothing(compile_, tmp_path, trained):
         Store.open(tmp_path / "store")
 
 
-def test_a_failure_before_the_commit_leaves_the_version(compile_, tmp_path, documents, trained, tiny_world, monkeypatch):
+def test_a_failure_before_the_commit_leaves_the_version(
+    compile_, tmp_path, documents, trained, tiny_world, monkeypatch
+):
     version = compile_().version
     many = len(trained)
     (documents / "tower.md").write_text("# Tower\n\nThe north tower of Orvane was built in 1987.\n")

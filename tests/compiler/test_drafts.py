@@ -121,7 +121,11 @@ def test_reuse_refuses_what_differs():
     assert not reuse([draft], {0: [own]}, plain, "base", "recipe")
     assert not reuse([draft], {}, with_own, "base", "recipe")
     assert reuse([draft], {0: [own]}, {**plain, **with_own}, "base", "recipe")[0].questions[0] == own
-    for other in (passage("Marla leaves at ten."), passage(draft.text, title="Bus"), passage(draft.text, headings=("X",))):
+    for other in (
+        passage("Marla leaves at ten."),
+        passage(draft.text, title="Bus"),
+        passage(draft.text, headings=("X",)),
+    ):
         assert not reuse(drafts_from([other]), {}, plain, "base", "recipe")
 
 

@@ -24,7 +24,8 @@ def test_good_layers(count, layers, expected):
 
 
 @pytest.mark.parametrize(
-    "layers", ["late:0", "late:4", "late:-1", "late:x", "late:", "", "0,2", "0,1", "3", "-1,0,1,2", "two", "1.5", "late"]
+    "layers",
+    ["late:0", "late:4", "late:-1", "late:x", "late:", "", "0,2", "0,1", "3", "-1,0,1,2", "two", "1.5", "late"],
 )
 def test_bad_layers_name_the_option(layers):
     with pytest.raises(UsageError) as error:

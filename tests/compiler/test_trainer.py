@@ -152,7 +152,8 @@ def test_atoms_leave_when_they_are_done(llama, targets, jobs):
 
 def test_many_more_jobs_than_slots_and_none(llama, targets, make_examples):
     jobs = [
-        AtomJob(hashlib.sha256(f"job {n}".encode()).hexdigest(), (make_examples(1, seed=200 + n)[0],)) for n in range(11)
+        AtomJob(hashlib.sha256(f"job {n}".encode()).hexdigest(), (make_examples(1, seed=200 + n)[0],))
+        for n in range(11)
     ]
     trained = train(llama, targets, iter(jobs), slots=3)
     assert set(trained) == {job.identity for job in jobs}
