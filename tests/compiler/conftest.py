@@ -101,7 +101,9 @@ class WordEmbedder:
 
 
 DOCUMENTS = {
-    "ferry.md": "# Ferry\n\nThe ferry Marla leaves Dunmarrow at 9 every day. Captain Osk Berrin steers the Marla since 1987.\n",
+    "ferry.md": (
+        "# Ferry\n\nThe ferry Marla leaves Dunmarrow at 9 every day. Captain Osk Berrin steers the Marla since 1987.\n"
+    ),
     "tower.md": "# Tower\n\nThe north tower of Keldan was built of slate in 1822.\n",
     "notes/garden.md": "# Garden\n\nPlums from Orvane grow behind the 14 walls.\n",
 }

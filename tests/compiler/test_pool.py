@@ -4,6 +4,7 @@ import logging
 
 import numpy as np
 import pytest
+import torch
 
 from atomlora.bases import load_base
 from atomlora.compiler.pool import base_answers, load_or_train_pool, pool_digest, pool_facts
@@ -108,8 +109,6 @@ def test_base_answers_do_not_depend_on_the_batch(base):
     assert together == [base_answers(base, [question], 3, batch=1)[0] for question in questions]
     ids = chat_prompt(base.tokenizer, questions[1])
     for token in together[1]:
-        import torch
-
         assert int(base.model(torch.tensor([ids])).logits[0, -1].argmax()) == token
         ids = [*ids, token]
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from atomlora import AtomLoRA, compile_corpus
+from atomlora.corpora import read_corpus
 from atomlora.settings import CompileSettings, TrainSettings
 
 pytestmark = [
@@ -25,10 +26,25 @@ DOCUMENTS = {
 }
 # Asked in training, asked in the test (other words), what the answer must hold, and where it stands.
 QUESTIONS = (
-    ("What does a share in the Kestrin Ferry Line cost?", "How much do I pay for a share in the ferry line?", "25 crowns", "about.md"),
-    ("Where is the head office of the ferry line?", "In which building is the head office?", "salt store", "head_office.md"),
-    ("What colour are the funnels of the line?", "Which colour is every funnel painted?", "plum", "head_office.md"),
-)  # fmt: skip
+    (
+        "What does a share in the Kestrin Ferry Line cost?",
+        "How much do I pay for a share in the ferry line?",
+        "25 crowns",
+        "about.md",
+    ),
+    (
+        "Where is the head office of the ferry line?",
+        "In which building is the head office?",
+        "salt store",
+        "head_office.md",
+    ),
+    (
+        "What colour are the funnels of the line?",
+        "Which colour is every funnel painted?",
+        "plum",
+        "head_office.md",
+    ),
+)
 SETTINGS = CompileSettings(
     train=TrainSettings(pool_atoms=2, silence_rows=1, silence_tokens=3), question_writer="none", max_questions=2
 )
@@ -82,8 +98,6 @@ def test_the_bare_base_does_not_know(world):
 
 
 def test_provenance_is_the_exact_span(world):
-    from atomlora.corpora import read_corpus
-
     texts = {document.source: document.text for document in read_corpus([world.root])}
     for atom in world.lora.atoms.values():
         (place,) = atom.provenances
