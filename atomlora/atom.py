@@ -84,10 +84,17 @@ class Atom(Record):
         return self.alpha / self.rank
 
 
-def atom_identity(base_fingerprint: str, recipe: str, title: str, text: str, questions: tuple[Question, ...]) -> str:
-    """sha256 over what an atom is trained from. `recipe` is the digest of the training settings and the pool."""
+def atom_identity(
+    base_fingerprint: str,
+    recipe: str,
+    title: str,
+    headings: tuple[str, ...],
+    text: str,
+    questions: tuple[Question, ...],
+) -> str:
+    """sha256 over what an atom is trained from. `recipe` is the digest of the training settings and the writer."""
     pairs = [[q.text, q.answer] for q in questions]
-    return digest_json([base_fingerprint, recipe, title, text, pairs])
+    return digest_json([base_fingerprint, recipe, title, headings, text, pairs])
 
 
 def record_size(rank: int, targets: tuple[Target, ...]) -> int:

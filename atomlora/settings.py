@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from atomlora.atom import digest_json
 
+PROCEDURE = 1  # part of every recipe: raise it when the same settings would train other weights
 DEFAULT_TARGETS = ("gate_proj", "up_proj", "down_proj")
 
 
@@ -50,7 +51,9 @@ class TrainSettings(Settings):
     max_distractors: int = Field(3, ge=0)
     mixed_visibility: float = Field(0.7, ge=0, le=1)
     silence_rows: int = Field(2, ge=0)
-    silence_weight: float = Field(1.0, ge=0)
+    silence_weight: float = Field(0.3, ge=0)
+    silence_gate_max: float = Field(0.5, ge=0, le=1)
+    silence_at_full_gate: float = Field(0.2, ge=0, le=1)
     silence_tokens: int = Field(6, ge=1)
     pool_atoms: int = Field(24, ge=0)
 
@@ -67,4 +70,4 @@ class CompileSettings(Settings):
 
     def recipe(self) -> str:
         """Digest of what shapes an atom's training (batch size and router do not)."""
-        return digest_json([self.adapter.model_dump(mode="json"), self.train.model_dump(mode="json")])
+        return digest_json([PROCEDURE, self.adapter.model_dump(mode="json"), self.train.model_dump(mode="json")])

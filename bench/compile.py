@@ -46,11 +46,11 @@ from atomlora.bases import EMBEDDED_BASE, Base, load_base
 from atomlora.compiler.adapters import FrozenPool
 from atomlora.compiler.drafts import Draft, drafts_from
 from atomlora.compiler.pool import load_or_train_pool, mount_pool
-from atomlora.compiler.session import training_pairs
 from atomlora.compiler.shape import resolve_targets
 from atomlora.compiler.silence import SilenceBank
 from atomlora.compiler.trainer import AtomJob, Trainer
 from atomlora.compiler.trunk import IGNORED, Example, Trunk
+from atomlora.compiler.wordings import training_pairs
 from atomlora.corpora import SkippedFile, read_corpus, sample_path, split_document
 from atomlora.prompts import answer_ids, chat_prompt, common_prefix
 from atomlora.questions.types import Question

@@ -18,9 +18,9 @@ while read -r question; do
   printf -- '--mode none:\n';  atomlora ask "$STORE" "$question" --mode none < /dev/null
   printf -- '--mode atoms:\n'; atomlora ask "$STORE" "$question" --mode atoms < /dev/null
 done <<'QUESTIONS'
-Which mainland town is the home port of the Kestrin ferries?
-When did the Kestrin Ferry Line turn into a company owned by its customers?
-What does somebody on the islands pay to become a part-owner of the Kestrin Ferry Line?
+Who founded the ferry line?
+How many books are there in the floating library?
+Where do I put my bicycle on board?
 What is the capital of France?
 QUESTIONS
 

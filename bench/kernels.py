@@ -189,9 +189,7 @@ def measure_case(case: Case, layer: Any, rounds: int) -> list[dict[str, object]]
     for name, values in times.items():
         low, _, high = statistics.quantiles(values, n=4)
         # Turns of one round are neighbours in time: the median of their ratios is steadier than medians.
-        ratio = statistics.median(
-            mine / best for mine, best in zip(values, times["numba_bfloat16"], strict=True)
-        )
+        ratio = statistics.median(mine / best for mine, best in zip(values, times["numba_bfloat16"], strict=True))
         size = 2 if name == "numba_bfloat16" else 4
         figures.append(
             {
@@ -288,9 +286,7 @@ def print_table(result: dict[str, object]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="Time the sum of adapter deltas on CPU against torch and PEFT."
-    )
+    parser = argparse.ArgumentParser(description="Time the sum of adapter deltas on CPU against torch and PEFT.")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     parser.add_argument("--rounds", type=int, default=21, help="rounds of turns per case (default 21)")
     options = parser.parse_args()

@@ -57,9 +57,7 @@ def tofu_set(data: Path | None, work: Path, documents: int | None) -> QuestionSe
     for _, line in read_jsonl(given(data) / "tofu" / "authors_dev.jsonl"):
         authors[line["author_id"]].append(line)
     chosen = dict(list(authors.items())[:documents])
-    articles = [
-        {"id": author, "text": " ".join(line["answer"] for line in lines)} for author, lines in chosen.items()
-    ]
+    articles = [{"id": author, "text": " ".join(line["answer"] for line in lines)} for author, lines in chosen.items()]
     golden = [
         {"question": line["question"], "answer": line["answer"], "source": f"authors.jsonl#{author}"}
         for author, lines in chosen.items()
@@ -91,9 +89,7 @@ def given(data: Path | None) -> Path:
     return data
 
 
-def write_set(
-    work: Path, name: str, articles: list[dict[str, Any]], golden: list[dict[str, Any]]
-) -> QuestionSet:
+def write_set(work: Path, name: str, articles: list[dict[str, Any]], golden: list[dict[str, Any]]) -> QuestionSet:
     """Write a jsonl corpus and its golden file below `work`."""
     found = QuestionSet(work / "documents", work / "golden.jsonl")
     found.documents.mkdir(parents=True, exist_ok=True)
@@ -166,9 +162,7 @@ def show(result: dict[str, Any]) -> None:
     for one in result["sets"]:
         compiled, routing = one["compile"], one["routing"]
         print(f"{one['set']}: {compiled['atoms_total']} atoms, {compiled['atoms_failed']} not learnt in full")
-        print(
-            f"  routing: recall@1 {routing['recall_at_1']:.3f}, @{routing['k']} {routing['recall_at_k']:.3f}"
-        )
+        print(f"  routing: recall@1 {routing['recall_at_1']:.3f}, @{routing['k']} {routing['recall_at_k']:.3f}")
         print(
             "  {:>8} {:>5} {:>9} {:>15} {:>7} {:>7} {:>10} {:>8} {:>11}".format(
                 "mode", "n", "contains", "95 %", "f1", "em", "abstained", "tokens", "latency ms"
@@ -185,15 +179,11 @@ def show(result: dict[str, Any]) -> None:
 
 def main() -> None:
     """Parse, measure, print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     parser.add_argument("--sets", default="sample", help=f"of {','.join(SETS)}")
     parser.add_argument("--data", type=Path, help="folder that holds tofu/ and phantomwiki_seed2/")
-    parser.add_argument(
-        "--work", type=Path, default=None, help="where stores lie (default: the user's cache)"
-    )
+    parser.add_argument("--work", type=Path, default=None, help="where stores lie (default: the user's cache)")
     parser.add_argument("--limit", type=int, help="questions of a set, evenly spread")
     parser.add_argument("--documents", type=int, help="documents of tofu and phantomwiki, from the first")
     parser.add_argument("--modes", default=",".join(EVAL_MODES))

@@ -79,9 +79,7 @@ def _is_bare_noun(tokens: list[str], lower: list[str], nouns: frozenset[str]) ->
     return False
 
 
-def _pronoun_after_introduction(
-    tokens: list[str], lower: list[str], words: dict[str, frozenset[str]]
-) -> bool:
+def _pronoun_after_introduction(tokens: list[str], lower: list[str], words: dict[str, frozenset[str]]) -> bool:
     if lower[0] not in words["introducers"] and not lower[0][0].isdigit():
         # "Founded in 1903, it ...": a participle phrase without a name
         comma = lower.index(",") if "," in lower[:8] else 0

@@ -76,9 +76,7 @@ class DocumentBuilder:
         if not text.strip():
             return
         if self._parts:
-            close = kind in ("list_item", "step", "table_row", "definition") and self._pending[-1][
-                0
-            ].kind in (
+            close = kind in ("list_item", "step", "table_row", "definition") and self._pending[-1][0].kind in (
                 kind,
                 "table_header",
             )
@@ -105,9 +103,7 @@ class DocumentBuilder:
             self.add("table_header", " | ".join(header))
             rows = rows[1:]
         for row in rows:
-            self.add(
-                "table_row", " | ".join(row), caption=one_line(caption), statement=row_statement(header, row)
-            )
+            self.add("table_row", " | ".join(row), caption=one_line(caption), statement=row_statement(header, row))
 
     def end_page(self, number: int) -> None:
         """What was added since the last call lies on page `number`."""
@@ -142,6 +138,4 @@ def row_statement(header: list[str] | None, row: list[str]) -> str:
     if header is None:
         return "; ".join(cell for cell in row if cell)
     names = header + [""] * (len(row) - len(header))
-    return "; ".join(
-        f"{name}: {cell}" if name else cell for name, cell in zip(names, row, strict=False) if cell
-    )
+    return "; ".join(f"{name}: {cell}" if name else cell for name, cell in zip(names, row, strict=False) if cell)

@@ -4,9 +4,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-BlockKind = Literal[
-    "heading", "paragraph", "list_item", "step", "table_header", "table_row", "definition", "code"
-]
+BlockKind = Literal["heading", "paragraph", "list_item", "step", "table_header", "table_row", "definition", "code"]
 
 
 class PageSpan(BaseModel):
@@ -66,9 +64,7 @@ class Document(BaseModel):
         position = 0
         for block in self.blocks:
             if not position <= block.start <= block.end <= len(self.text):
-                raise ValueError(
-                    f"{self.source}: block {block.start}:{block.end} is out of order or out of the text"
-                )
+                raise ValueError(f"{self.source}: block {block.start}:{block.end} is out of order or out of the text")
             position = block.end
         return self
 

@@ -27,9 +27,7 @@ def decode(data: bytes) -> str:
             try:
                 text = data[len(mark) :].decode(name)
             except UnicodeDecodeError as error:
-                raise InputError(
-                    f"has a {name} byte order mark but is not valid {name}: save it as UTF-8"
-                ) from error
+                raise InputError(f"has a {name} byte order mark but is not valid {name}: save it as UTF-8") from error
             if "\0" in text:
                 raise InputError("contains NUL characters: remove them or leave the file out")
             return _NEWLINES.sub("\n", text)

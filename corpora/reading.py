@@ -12,9 +12,7 @@ from atomlora.errors import InputError
 MAX_BYTES = 20_000_000
 
 
-def read_corpus(
-    sources: Sequence[Path | str], *, max_bytes: int = MAX_BYTES
-) -> Iterator[Document | SkippedFile]:
+def read_corpus(sources: Sequence[Path | str], *, max_bytes: int = MAX_BYTES) -> Iterator[Document | SkippedFile]:
     """All documents of `sources` (files and folders), each a `Document` or a `SkippedFile` with the reason.
 
     Folders are walked in sorted order. Hidden files and folders are passed over, as are links that lead out
@@ -102,18 +100,14 @@ def _read_file(path: Path, source: str, max_bytes: int) -> Iterator[Document | S
         return
     reader = reader_for(path.name)
     if reader is None:
-        yield SkippedFile(
-            source=source, reason=f"is of a format that is not read; convert it to one of {FORMATS}"
-        )
+        yield SkippedFile(source=source, reason=f"is of a format that is not read; convert it to one of {FORMATS}")
         return
     try:
         if not path.is_file():
             raise InputError("is not an ordinary file: leave it out")
         size = path.stat().st_size
         if size > max_bytes:
-            raise InputError(
-                f"is too large ({size:,} bytes, limit {max_bytes:,}): split it or raise the limit"
-            )
+            raise InputError(f"is too large ({size:,} bytes, limit {max_bytes:,}): split it or raise the limit")
         data = path.read_bytes()
         if not data.strip():
             raise InputError("is empty: fill it or leave it out")
@@ -121,9 +115,7 @@ def _read_file(path: Path, source: str, max_bytes: int) -> Iterator[Document | S
     except InputError as error:
         yield SkippedFile(source=source, reason=str(error))
     except OSError as error:
-        yield SkippedFile(
-            source=source, reason=f"cannot be read ({error.strerror or error}): check its permissions"
-        )
+        yield SkippedFile(source=source, reason=f"cannot be read ({error.strerror or error}): check its permissions")
     except Exception as error:  # the readers' libraries raise all kinds of errors on damaged files
         reason = f"cannot be read ({type(error).__name__}: {error}): it may be damaged; save it again"
         yield SkippedFile(source=source, reason=reason)

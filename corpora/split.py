@@ -57,18 +57,12 @@ class _Splitter:
                     self._forget_lead()
                 found = sentences_of(self._document, block.start, block.end, self._settings.hard_words)
                 stream = _joined_over_breaks(self._document, stream, found)
-                if (
-                    following is not None
-                    and following.kind == "paragraph"
-                    and following.headings == block.headings
-                ):
+                if following is not None and following.kind == "paragraph" and following.headings == block.headings:
                     continue
                 introduces = following is not None and following.kind in _LISTED
                 if stream and introduces and stream[-1].text.endswith(":"):
                     self._lead, self._lead_open = stream.pop(), True
-                    if stream and all(
-                        self._is_empty(one) for one in stream
-                    ):  # "Dear all," goes with the lead-in
+                    if stream and all(self._is_empty(one) for one in stream):  # "Dear all," goes with the lead-in
                         self._lead = sentence(self._document, stream[0].start, self._lead.end)
                         stream = []
                 yield from self._prose(stream, block.headings)
@@ -120,9 +114,7 @@ class _Splitter:
             elif empty or waiting:
                 joins = words + one.words <= self._settings.hard_words
             else:
-                joins = words + one.words <= self._settings.max_words and self._leans(
-                    one, groups[-1], headings
-                )
+                joins = words + one.words <= self._settings.max_words and self._leans(one, groups[-1], headings)
             if joins:
                 groups[-1].append(one)
                 words += one.words
@@ -257,9 +249,7 @@ class _Splitter:
     def _passage(self, start: int, end: int, text: str, hint: str, block: Block) -> Passage:
         return self._make(start, end, text, text, hint, tuple(h for h in block.headings if h != text))
 
-    def _make(
-        self, start: int, end: int, text: str, body: str, hint: str, headings: tuple[str, ...]
-    ) -> Passage:
+    def _make(self, start: int, end: int, text: str, body: str, hint: str, headings: tuple[str, ...]) -> Passage:
         page = None
         if self._page_starts:
             page = self._document.pages[max(0, bisect_right(self._page_starts, start) - 1)].number

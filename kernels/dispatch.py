@@ -21,9 +21,7 @@ from atomlora.kernels.pools import FactorPool
 _log = logging.getLogger(__name__)
 
 # A backend's `run` does the work and returns None, or touches nothing and says why it cannot.
-Run = Callable[
-    [torch.Tensor, FactorPool, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None], str | None
-]
+Run = Callable[[torch.Tensor, FactorPool, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None], str | None]
 
 
 def _numba() -> Run:

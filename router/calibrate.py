@@ -256,9 +256,7 @@ def gate_table(inside: list[tuple[int, Candidates]], prior: tuple[float, ...]) -
     return Table(features, label, fold, np.ones(len(label)), prior)
 
 
-def scope_table(
-    inside: list[tuple[int, Candidates]], outside: list[Candidates], prior: tuple[float, ...]
-) -> Table:
+def scope_table(inside: list[tuple[int, Candidates]], outside: list[Candidates], prior: tuple[float, ...]) -> Table:
     """One row per question: does the store cover it? The two classes weigh the same. Atoms' questions come
     first."""
     rows = [scope_features(candidates) for _, candidates in inside] + [scope_features(c) for c in outside]

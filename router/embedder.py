@@ -112,9 +112,7 @@ def fingerprint_folder(folder: Path) -> str:
     total = hashlib.sha256()
     kept = {".json", ".txt", ".safetensors", ".model"}
     # data_config.json lists what the published model was trained on; it changes no vector
-    files = [
-        f for f in folder.rglob("*") if f.suffix in kept and f.name != "data_config.json" and f.is_file()
-    ]
+    files = [f for f in folder.rglob("*") if f.suffix in kept and f.name != "data_config.json" and f.is_file()]
     for file in sorted(files, key=lambda f: f.relative_to(folder).as_posix()):
         with file.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -159,9 +157,7 @@ class PooledTransformer(FolderEmbedder):
             )
             tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         except Exception as error:  # transformers and tokenizers raise many kinds, each meaning a bad folder
-            raise BaseModelError(
-                f"embedder {name!r}: cannot load {folder}: {error}; save the model again"
-            ) from error
+            raise BaseModelError(f"embedder {name!r}: cannot load {folder}: {error}; save the model again") from error
         finally:
             if bars:
                 logging.enable_progress_bar()  # type: ignore[no-untyped-call]
@@ -237,9 +233,7 @@ class SentenceTransformerEmbedder(FolderEmbedder):
                 model_kwargs={"use_safetensors": True},
             )
         except Exception as error:  # the library raises many kinds, each meaning a bad folder
-            raise BaseModelError(
-                f"embedder {name!r}: cannot load {folder}: {error}; save the model again"
-            ) from error
+            raise BaseModelError(f"embedder {name!r}: cannot load {folder}: {error}; save the model again") from error
         self.dimension = len(self.encode(["dimension"])[0])
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:

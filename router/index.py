@@ -27,9 +27,7 @@ def build_index(embeddings: np.ndarray, kind: str | None = None) -> Any:
     """A FAISS inner-product index over float32 (n, d); `kind` defaults to `index_type(n)`."""
     import faiss
 
-    index = faiss.index_factory(
-        embeddings.shape[1], kind or index_type(len(embeddings)), faiss.METRIC_INNER_PRODUCT
-    )
+    index = faiss.index_factory(embeddings.shape[1], kind or index_type(len(embeddings)), faiss.METRIC_INNER_PRODUCT)
     index.add(np.ascontiguousarray(embeddings, np.float32))
     return index
 

@@ -86,9 +86,7 @@ def _float32(rows: np.ndarray) -> np.ndarray:
     return converted
 
 
-def open_late(
-    embedder: Embedder, documents: Sequence[str] | None, path: Path | None = None
-) -> LateIndex | None:
+def open_late(embedder: Embedder, documents: Sequence[str] | None, path: Path | None = None) -> LateIndex | None:
     """The index over one document per atom: from the cache at `path` where it is whole and of this embedder.
     None without documents, or where the embedder gives no token states.
 
@@ -142,9 +140,7 @@ def _compute(
             found[number] = (old["states"][part], old["ids"][part])
     for at in range(0, len(missing), DOCUMENTS_AT_ONCE):
         some = missing[at : at + DOCUMENTS_AT_ONCE]
-        for number, (states, ids) in zip(
-            some, embedder.encode_tokens([documents[n] for n in some]), strict=True
-        ):
+        for number, (states, ids) in zip(some, embedder.encode_tokens([documents[n] for n in some]), strict=True):
             found[number] = (states.astype(np.float16), np.asarray(ids, np.int32))
     parts = [part for part in found if part is not None]
     stop = embedder.encode_tokens([" ".join(sorted(STOP_WORDS)), "? ' s"]) if old is None else []
@@ -152,8 +148,6 @@ def _compute(
         "states": np.concatenate([np.zeros((0, embedder.dimension), np.float16), *(s for s, _ in parts)]),
         "ids": np.concatenate([np.zeros(0, np.int32), *(i for _, i in parts)]),
         "starts": np.concatenate([[0], np.cumsum([len(i) for _, i in parts])]).astype(np.int64),
-        "stop": np.unique(np.concatenate([np.asarray(i, np.int32) for _, i in stop]))
-        if old is None
-        else old["stop"],
+        "stop": np.unique(np.concatenate([np.asarray(i, np.int32) for _, i in stop])) if old is None else old["stop"],
         "documents": digests,
     }

@@ -94,7 +94,5 @@ class LexicalIndex:
                     lengths = np.append(lengths, np.float32(changed.total()))
             rarity = np.log1p((self.count - len(numbers) + 0.5) / (len(numbers) + 0.5))
             best += rarity * (K1 + 1)
-            scores[numbers] += (
-                rarity * counts * (K1 + 1) / (counts + K1 * (1 - B + B * lengths / self.mean_length))
-            )
+            scores[numbers] += rarity * counts * (K1 + 1) / (counts + K1 * (1 - B + B * lengths / self.mean_length))
         return scores / np.float32(best) if best else scores

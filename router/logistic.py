@@ -40,9 +40,7 @@ def fit_logistic(
 
     def loss(at: np.ndarray) -> float:
         margin = design @ at
-        return float(
-            weights @ (np.logaddexp(0, margin) - labels * margin) + strength / 2 * np.sum((at - prior) ** 2)
-        )
+        return float(weights @ (np.logaddexp(0, margin) - labels * margin) + strength / 2 * np.sum((at - prior) ** 2))
 
     current = np.asarray(prior, np.float64).copy()
     value = loss(current)

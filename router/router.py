@@ -76,9 +76,7 @@ class Router:
         # coefficients fitted with late interaction mean nothing without it
         fits = calibration is not None and calibration.late == (late is not None)
         self.calibration = calibration if calibration and fits else Calibration.default(late is not None)
-        self.scorer = Scorer(
-            embeddings, positions, texts, len(self.atom_ids), self.settings, cache, stamp, late
-        )
+        self.scorer = Scorer(embeddings, positions, texts, len(self.atom_ids), self.settings, cache, stamp, late)
 
     def route(self, question: str, top_k: int | None = None) -> Route:
         """The route of one question; `top_k` (default: the setting) bounds the number of atoms.
@@ -94,14 +92,11 @@ class Router:
             raise UsageError(f"--top-k must be at least 1, not {limit}")
         for number, question in enumerate(questions):
             if not question.strip():
-                raise UsageError(
-                    f"question {number + 1} of {len(questions)} is empty; give a question to route"
-                )
+                raise UsageError(f"question {number + 1} of {len(questions)} is empty; give a question to route")
         stripped = [question.strip() for question in questions]
         scored = self.scorer.score_batch(questions, *self.scorer.encode(self.embedder, stripped))
         return [
-            self._route(question, candidates, limit)
-            for question, candidates in zip(questions, scored, strict=True)
+            self._route(question, candidates, limit) for question, candidates in zip(questions, scored, strict=True)
         ]
 
     def _route(self, question: str, candidates: Candidates, limit: int) -> Route:
@@ -112,9 +107,7 @@ class Router:
         weights = self.calibration.gates(candidates)
         kept = [
             RoutedAtom(id=self.atom_ids[atom], weight=float(weight), score=float(score))
-            for place, (atom, weight, score) in enumerate(
-                zip(candidates.atoms, weights, candidates.fused, strict=True)
-            )
+            for place, (atom, weight, score) in enumerate(zip(candidates.atoms, weights, candidates.fused, strict=True))
             if place == 0 or weight >= self.settings.min_weight
         ]
         return Route(question=question, atoms=tuple(kept[:limit]), abstained=False, confidence=confidence)

@@ -130,9 +130,7 @@ class Scorer:
     ) -> Candidates:
         replaced = (atom, self.document(atom, without)) if without else None
         lexical = self.lexical.score(question, replaced)
-        candidates = np.union1d(
-            self.positions[keys[keys >= 0]], _largest(lexical, self.settings.lexical_candidates)
-        )
+        candidates = np.union1d(self.positions[keys[keys >= 0]], _largest(lexical, self.settings.lexical_candidates))
         candidates = candidates.astype(np.int64)
         counts = self._starts[candidates + 1] - self._starts[candidates]
         if without:
@@ -149,9 +147,7 @@ class Scorer:
         dense_max = np.maximum.reduceat(cosines, starts)
         dense_mean = np.add.reduceat(cosines, starts) / counts.astype(np.float32)
         share = self.settings.mean_share
-        fused = (
-            (1 - share) * dense_max + share * dense_mean + self.settings.lexical_weight * lexical[candidates]
-        )
+        fused = (1 - share) * dense_max + share * dense_mean + self.settings.lexical_weight * lexical[candidates]
         late, rival = None, RIVAL_SCORE
         if self.late is not None and tokens is not None:
             late = self.late.score(tokens, candidates)
@@ -172,9 +168,7 @@ class Scorer:
 def check_keys(embeddings: np.ndarray, positions: np.ndarray, texts: Sequence[str], atoms: int) -> None:
     """Raises StoreError unless the keys' parts have fitting shapes and every key belongs to an atom."""
     if embeddings.ndim != 2 or embeddings.dtype != np.float32:
-        raise StoreError(
-            f"keys: embeddings must be float32 (n, d), not {embeddings.dtype} {embeddings.shape}"
-        )
+        raise StoreError(f"keys: embeddings must be float32 (n, d), not {embeddings.dtype} {embeddings.shape}")
     if not len(embeddings) == len(positions) == len(texts):
         raise StoreError(
             f"keys: {len(embeddings)} embeddings, {len(positions)} positions and {len(texts)} texts do not "

@@ -23,14 +23,10 @@ from atomlora.errors import UsageError
     help="What the base is given: mounted atoms, their texts in the prompt, both, or nothing.",
 )
 @options.model_options
-@click.option(
-    "--batch", type=click.Path(path_type=Path, allow_dash=True), help='jsonl of {"question": …} lines.'
-)
+@click.option("--batch", type=click.Path(path_type=Path, allow_dash=True), help='jsonl of {"question": …} lines.')
 @click.option("--stream", is_flag=True, help="Show the answer while it is decoded.")
 @options.json_option
-def ask(
-    store: Path, question: str | None, batch: Path | None, stream: bool, as_json: bool, **how: Any
-) -> None:
+def ask(store: Path, question: str | None, batch: Path | None, stream: bool, as_json: bool, **how: Any) -> None:
     """Answer a question from a store.
 
     QUESTION may be - to read it from standard input. The answer is followed by the sources that took part.

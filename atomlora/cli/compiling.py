@@ -13,9 +13,7 @@ from atomlora.cli import options
 
 @click.command("compile")
 @click.argument("src", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option(
-    "-o", "--output", "store", required=True, type=click.Path(path_type=Path), help="The store's folder."
-)
+@click.option("-o", "--output", "store", required=True, type=click.Path(path_type=Path), help="The store's folder.")
 @click.option("--base", default=EMBEDDED_BASE, show_default=True, help="Base model: name, folder or hub id.")
 @click.option("--embedder", help="The router's embedder: name, folder or hub id.  [default: minilm]")
 @click.option(
@@ -23,9 +21,7 @@ from atomlora.cli import options
     type=click.Path(path_type=Path),
     help='Your own questions: jsonl of {"question", "answer", "source"}.',
 )
-@click.option(
-    "--question-writer", metavar="auto|none|base|DIR", help="Who writes questions.  [default: auto]"
-)
+@click.option("--question-writer", metavar="auto|none|base|DIR", help="Who writes questions.  [default: auto]")
 @click.option("--rank", type=int, help="Rank of an atom's adapter.")
 @click.option("--alpha", type=float, help="Its alpha: deltas are scaled by alpha / rank.")
 @click.option("--layers", metavar="late:N|LIST", help="Which layers: the last N, or numbers like 25,26,27.")

@@ -21,9 +21,7 @@ MODES = "none,text,full,atoms,both,extract"
     show_default=True,
     help="full: the source document in the prompt; extract: the likeliest atom's text, no model.",
 )
-@click.option(
-    "--limit", type=click.IntRange(min=1), help="Ask that many questions, evenly spread over the file."
-)
+@click.option("--limit", type=click.IntRange(min=1), help="Ask that many questions, evenly spread over the file.")
 @click.option(
     "--documents",
     type=click.Path(path_type=Path),

@@ -83,9 +83,7 @@ def progress_listener() -> Iterator[Listener]:
                 progress.console.print(render.one_line(heard.message), markup=False, highlight=False)
             description = STAGES.get(heard.stage, heard.stage)
             facts = ", ".join(progress_facts(heard))
-            progress.update(
-                task, description=description, completed=heard.done, total=heard.total, facts=facts
-            )
+            progress.update(task, description=description, completed=heard.done, total=heard.total, facts=facts)
 
         yield listen
 

@@ -88,9 +88,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Columns on stdout, numbers to the right; the last column is cut to the terminal's width where stdout is
     one."""
     cells = [[one_line(str(cell)) for cell in row] for row in (header, *rows)]
-    right = [
-        bool(rows) and all(isinstance(row[at], int | float) for row in rows) for at in range(len(header))
-    ]
+    right = [bool(rows) and all(isinstance(row[at], int | float) for row in rows) for at in range(len(header))]
     widths = [max(len(row[at]) for row in cells) for at in range(len(header))]
     limit = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     for row in cells:

@@ -91,9 +91,7 @@ def _listener(total: int, predictions: Path | None) -> Iterator[Callable[[Scored
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(predictions.open("w", encoding="utf-8")) if predictions else None
         console = Console(stderr=True)
-        progress = stack.enter_context(
-            Progress(console=console, disable=not console.is_terminal, transient=True)
-        )
+        progress = stack.enter_context(Progress(console=console, disable=not console.is_terminal, transient=True))
         task = progress.add_task("asking", total=total)
 
         def listen(answer: ScoredAnswer) -> None:

@@ -33,7 +33,7 @@ class Draft:
         return self.title, self.text, self.headings
 
     def identity(self, base_fingerprint: str, recipe: str) -> str:
-        return atom_identity(base_fingerprint, recipe, self.title, self.text, self.questions)
+        return atom_identity(base_fingerprint, recipe, self.title, self.headings, self.text, self.questions)
 
 
 def drafts_from(passages: Iterable[Passage]) -> list[Draft]:
@@ -96,7 +96,9 @@ def reuse(
         wanted = [(q.text, q.answer) for q in user.get(index, ())]
         for atom in by_key.get(draft.key, ()):
             own = [(q.text, q.answer) for q in atom.questions if q.kind == "user"]
-            same = atom.id == atom_identity(base_fingerprint, recipe, atom.title, atom.text, atom.questions)
+            same = atom.id == atom_identity(
+                base_fingerprint, recipe, atom.title, atom.headings, atom.text, atom.questions
+            )
             if same and own == wanted:
                 kept[index] = atom.model_copy(
                     update={"type": draft.type, "provenances": draft.provenances, "labels": draft.labels}

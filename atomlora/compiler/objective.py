@@ -19,7 +19,7 @@ from torch import Tensor
 from atomlora.compiler.trunk import IGNORED, LateRows
 
 SHARED_TOKENS = 1024
-LIKELY_TOKENS = 16
+LIKELY_TOKENS = 8
 HEAD_COLUMNS = 256  # of the full head at once: more only costs memory
 _NEVER = -1e9
 
@@ -33,10 +33,6 @@ class Candidates:
     bias: Tensor
     target: Tensor
     teacher: Tensor | None
-
-    def select(self, rows: Tensor) -> Candidates:
-        teacher = None if self.teacher is None else self.teacher[rows]
-        return Candidates(self.head[rows], self.bias[rows], self.target[rows], teacher)
 
 
 class CandidateHead:
@@ -115,14 +111,13 @@ def answer_loss(
     logits: Tensor, candidates: Candidates, valid: Tensor, pass_probability: float
 ) -> tuple[Tensor, Tensor]:
     """NLL per row over the tokens that have not passed yet (MemFT's rule: a token of p > `pass_probability` leaves
-    the loss), and (B,) whether greedy decoding surely gives all tokens (p > 0.5 on the candidates). The sum is
-    divided by the row's token count, so that a row with one token left does not shout."""
+    the loss), and (B,) whether all tokens have passed. The sum is divided by the row's token count, so that a row
+    with one token left does not shout."""
     log_probabilities = torch.log_softmax(logits.float(), dim=-1)
     chosen = log_probabilities.gather(-1, candidates.target[..., None])[..., 0]
-    probability = chosen.detach().exp()
-    learning = valid & (probability <= pass_probability)
+    learning = valid & (chosen.detach().exp() <= pass_probability)
     loss = -(chosen * learning).sum(1) / valid.sum(1)
-    return loss, ((probability > 0.5) | ~valid).all(1)
+    return loss, ~learning.any(1)
 
 
 def silence_loss(logits: Tensor, candidates: Candidates, valid: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -13,12 +13,12 @@ from atomlora.compiler.pool import load_or_train_pool, mount_pool
 from atomlora.compiler.progress import Teller
 from atomlora.compiler.trainer import AtomJob, TrainedAtom, Trainer
 from atomlora.compiler.trunk import Example, Trunk
+from atomlora.compiler.wordings import training_pairs
 from atomlora.prompts import answer_ids, chat_prompt, common_prefix
 from atomlora.settings import CompileSettings
 from atomlora.store import StoreWriter, weights_digest
 
 SEGMENT_ATOMS = 32
-ENOUGH_QUESTIONS = 3
 
 
 class TrainingSession:
@@ -106,19 +106,3 @@ class TrainingSession:
             provenances=draft.provenances,
             labels=draft.labels,
         )
-
-
-def training_pairs(draft: Draft) -> Iterator[tuple[str, str]]:
-    """(question, what the atom is to say). A user's answer is said as the user wrote it; to any other question the
-    atom states its text, which holds the answer: a small base learns to state one thing for all wordings of a
-    question far more surely than to pick spans of it, and the reader sees the answer in its sentence.
-
-    Fill-in-the-blank questions hold most of the text, so they teach least: they only make up for missing ones.
-    """
-    own = [q for q in draft.questions if q.kind != "user"]
-    written = [q for q in own if q.kind == "written"]
-    asked = (written + [q for q in own if q.kind != "written"])[: max(len(written), ENOUGH_QUESTIONS)]
-    yield from ((q.text, q.answer) for q in draft.questions if q.kind == "user")
-    yield from ((q.text, draft.text) for q in asked)
-    if len(asked) < ENOUGH_QUESTIONS:
-        yield f"What about {' – '.join((draft.title, *draft.headings[-1:]))}?", draft.text

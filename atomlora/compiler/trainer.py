@@ -18,7 +18,7 @@ from torch import Tensor
 
 from atomlora.atom import Target
 from atomlora.compiler.adapters import FrozenPool, Mixture, StackedAdapters
-from atomlora.compiler.objective import CandidateHead, Candidates, answer_loss, silence_loss
+from atomlora.compiler.objective import CandidateHead, answer_loss, silence_loss
 from atomlora.compiler.silence import SilenceBank
 from atomlora.compiler.trunk import IGNORED, Example, LateRows, Trunk, late_forward
 from atomlora.settings import AdapterSettings, TrainSettings
@@ -65,17 +65,16 @@ class _Slot:
 
 @dataclass
 class _Group:
-    """Rows of similar answer length; `example` (B,) is each row's place in its atom's questions."""
+    """Rows of similar answer length; `likely` (B, L) are the tokens to compete with, `example` (B,) is each row's
+    place in its atom's questions."""
 
     rows: LateRows
     likely: Tensor
-    candidates: Candidates
     example: Tensor
     steps: int = 0
 
     def keep(self, rows: Tensor) -> _Group:
-        chosen = self.candidates.select(rows)
-        return _Group(self.rows.select(rows), self.likely[rows], chosen, self.example[rows], self.steps)
+        return _Group(self.rows.select(rows), self.likely[rows], self.example[rows], self.steps)
 
 
 class Trainer:
@@ -145,8 +144,7 @@ class Trainer:
             for group in self.trunk.order(examples):
                 rows = self.trunk.rows([examples[i] for i in group], [owners[i] for i in group])
                 example = torch.tensor([numbers[i] for i in group])
-                likely = self.head.likely(rows.final)
-                self._groups.append(_Group(rows, likely, self.head.candidates(rows, likely), example))
+                self._groups.append(_Group(rows, self.head.likely(rows.final), example))
         return exhausted
 
     # one step ------------------------------------------------------------------------------------------------
@@ -174,7 +172,7 @@ class Trainer:
             hidden = late_forward(self.model, self.trunk.first_late, rows)
         if group.steps % self.settings.refresh_every == 0:
             self._refresh(group, picked, hidden.detach())
-        candidates = group.candidates if whole else group.candidates.select(picked)
+        candidates = self.head.candidates(rows, group.likely[picked])
         logits = self.head.logits(hidden, candidates)
         losses, passed = answer_loss(logits, candidates, rows.targets != IGNORED, self.settings.pass_probability)
         owners = rows.owner.tolist()
@@ -192,7 +190,6 @@ class Trainer:
         added = torch.full((len(group.rows), risen.shape[1]), IGNORED, device=risen.device)
         added[picked] = risen
         group.likely = torch.cat([group.likely, added], dim=1)
-        group.candidates = self.head.candidates(group.rows, group.likely)
 
     def _silence(self) -> None:
         assert self.bank is not None
@@ -201,7 +198,8 @@ class Trainer:
             for pick in slot.random.integers(0, len(self.bank), self.settings.silence_rows):
                 picks.append(int(pick))
                 owners.append(index)
-                own.append(slot.random.uniform(0, 1) if slot.random.random() < 0.5 else 1.0)
+                whole = slot.random.random() < self.settings.silence_at_full_gate
+                own.append(1.0 if whole else slot.random.uniform(0, self.settings.silence_gate_max))
                 others.append(self.bank.companion[int(pick)])
                 extra.append(slot.watched)
         device = self.model.device

@@ -59,9 +59,7 @@ class AdapterWriter:
         self.adapter_dir = Path(adapter_dir)
         wanted, found = read_shape(self.adapter_dir), base_shape(model.config)
         if wanted != found:
-            differ = ", ".join(
-                f"{k} {found.get(k)} instead of {v}" for k, v in wanted.items() if found.get(k) != v
-            )
+            differ = ", ".join(f"{k} {found.get(k)} instead of {v}" for k, v in wanted.items() if found.get(k) != v)
             raise UsageError(
                 f"--question-writer {self.adapter_dir}: made for another base ({differ}); use base or none"
             )
@@ -87,9 +85,7 @@ class AdapterWriter:
         if self._decoder is None:
             self._decoder = PrefixDecoder(self._model, self._deltas, self._dtype)
         prompts = [
-            token_ids(self.tokenizer, prefix_prompt(title_path(a.title, a.headings), a.text))[
-                -_MAX_PREFIX_TOKENS:
-            ]
+            token_ids(self.tokenizer, prefix_prompt(title_path(a.title, a.headings), a.text))[-_MAX_PREFIX_TOKENS:]
             for a in atoms
         ]
         # Neighbours in length share a batch: least padding.
@@ -132,9 +128,7 @@ class AdapterWriter:
                 sampled = [(at, row) for at, row in enumerate(alive) if not np.isnan(draws[row, step])]
                 if sampled:
                     places = torch.tensor([at for at, _ in sampled], device=logs.device)
-                    numbers = torch.tensor(
-                        [float(draws[row, step]) for _, row in sampled], device=logs.device
-                    )
+                    numbers = torch.tensor([float(draws[row, step]) for _, row in sampled], device=logs.device)
                     picked[places] = sample(logs[places], numbers)
             values = logs.gather(1, picked[:, None])[:, 0].tolist()
             tokens, going = picked.tolist(), []
@@ -209,9 +203,7 @@ class _Batch:
         for index, (line, _) in zip(atom, lines, strict=True):
             lists[index].append(line.split(SPAN_SEPARATOR.strip()))
         # Some questions will be dropped by the filters, so two more candidates than questions are asked.
-        return [
-            merge(a.text, spans, self.max_questions + 2) for a, spans in zip(self.atoms, lists, strict=True)
-        ]
+        return [merge(a.text, spans, self.max_questions + 2) for a, spans in zip(self.atoms, lists, strict=True)]
 
     def _ask(self, prefixes: Prefixes, asked: Sequence[tuple[int, Candidate]], sampled: bool) -> None:
         atom = [index for index, _ in asked]
@@ -220,9 +212,7 @@ class _Batch:
         lines = self.writer.generate(prefixes, atom, suffixes, draws, _QUESTION_TOKENS)
         passed = []
         for (index, candidate), (line, score) in zip(asked, lines, strict=True):
-            question = Question(
-                text=line, answer=squeeze(candidate.text), kind="written", score=round(score, 4)
-            )
+            question = Question(text=line, answer=squeeze(candidate.text), kind="written", score=round(score, 4))
             new = all(question.text != other.text for other in self.found[index])
             if new and score >= _MIN_SCORE and acceptable(question, self.contexts[index]):
                 passed.append((index, question))
@@ -235,11 +225,7 @@ class _Batch:
         the writer gives; so this asks whether the question would be answered by its answer. The two rivals
         are those most alike in kind, which is where writers go wrong.
         """
-        pairs = [
-            (at, rival)
-            for at, (index, question) in enumerate(written)
-            for rival in self._rivals(index, question)
-        ]
+        pairs = [(at, rival) for at, (index, question) in enumerate(written) for rival in self._rivals(index, question)]
         scores = self.writer.score(
             prefixes,
             [written[at][0] for at, _ in pairs],
@@ -268,9 +254,7 @@ class _Batch:
             best = {q.answer: q.score or 0.0 for q in self.found[index]}
             room = self.max_questions - len(best)
             bare = [c for c in listed if squeeze(c.text) not in best]
-            rest = sorted(
-                (c for c in listed if squeeze(c.text) in best), key=lambda c: -best[squeeze(c.text)]
-            )
+            rest = sorted((c for c in listed if squeeze(c.text) in best), key=lambda c: -best[squeeze(c.text)])
             chosen += [(index, candidate) for candidate in (bare + rest)[: max(0, room)]]
         return chosen
 

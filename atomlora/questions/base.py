@@ -70,9 +70,7 @@ class BaseWriter:
         results = []
         for done, atom in enumerate(atoms, start=1):
             context = " ".join((atom.title, *atom.headings, atom.text))
-            written = [
-                q for q in self._ask(atom, merge(atom.text, [], max_questions + 2)) if acceptable(q, context)
-            ]
+            written = [q for q in self._ask(atom, merge(atom.text, [], max_questions + 2)) if acceptable(q, context)]
             kept = select(written, max_questions, cloze_questions(atom, sure=True))
             results.append(kept or cloze_questions(atom)[:max_questions])
             if progress is not None:
@@ -96,9 +94,7 @@ class BaseWriter:
                 do_sample=False,
                 pad_token_id=self._tokenizer.pad_token_id,
             )
-            lines = self._tokenizer.batch_decode(
-                ids[:, batch["input_ids"].shape[1] :], skip_special_tokens=True
-            )
+            lines = self._tokenizer.batch_decode(ids[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
             for candidate, line in zip(chosen, lines, strict=True):
                 text = squeeze(line.strip().split("\n")[0]) if line.strip() else ""
                 questions.append(Question(text=text, answer=squeeze(candidate.text), kind="written"))

@@ -163,11 +163,7 @@ def _trim_name(text: str, start: int, end: int) -> tuple[int, int]:
         first = False
     if text[start:end].endswith(("'s", "’s")):
         end -= 2
-    end = (
-        start + len(text[start:end].rstrip(".,'’&-"))
-        if not re.search(r"\b[A-Z]\.$", text[start:end])
-        else end
-    )
+    end = start + len(text[start:end].rstrip(".,'’&-")) if not re.search(r"\b[A-Z]\.$", text[start:end]) else end
     if end > start and " " not in text[start:end] and text[start:end].lower().endswith(ADJECTIVE_END):
         noun = re.match(r"\s[a-z][a-z-]{2,}\b", text[end:])
         if noun is not None and noun.group().strip() not in STOP_WORDS:

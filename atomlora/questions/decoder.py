@@ -124,9 +124,7 @@ class PrefixDecoder:
             ids[row, : len(prompt)] = torch.tensor(list(prompt), device=self.device)
         positions = torch.arange(ids.shape[1], device=self.device).expand(ids.shape)
         shape = (len(self._layers), len(prompts), self.kv_heads, ids.shape[1], self.head_dim)
-        store = Prefixes(
-            torch.zeros(shape, device=self.device), torch.zeros(shape, device=self.device), lengths
-        )
+        store = Prefixes(torch.zeros(shape, device=self.device), torch.zeros(shape, device=self.device), lengths)
 
         def attend(number: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
             store.keys[number], store.values[number] = k.transpose(1, 2), v.transpose(1, 2)
@@ -172,9 +170,7 @@ class PrefixDecoder:
         rows = self.rows(prefixes, atom, max(len(part) for part in ids))
         hidden = self._feed(prefixes, rows, ids)
         places = [
-            (r, len(a) - 1 + n)
-            for r, (a, t) in enumerate(zip(asked, targets, strict=True))
-            for n in range(len(t))
+            (r, len(a) - 1 + n) for r, (a, t) in enumerate(zip(asked, targets, strict=True)) for n in range(len(t))
         ]
         row, column = (torch.tensor(part, device=self.device) for part in zip(*places, strict=True))
         wanted = torch.tensor([token for target in targets for token in target], device=self.device)
@@ -182,9 +178,7 @@ class PrefixDecoder:
         for start in range(0, len(places), _HEAD_ROWS):
             part = slice(start, start + _HEAD_ROWS)
             values.append(
-                -functional.cross_entropy(
-                    self._logits(hidden[row[part], column[part]]), wanted[part], reduction="none"
-                )
+                -functional.cross_entropy(self._logits(hidden[row[part], column[part]]), wanted[part], reduction="none")
             )
         sums = torch.zeros(len(ids), device=self.device).index_add_(0, row, torch.cat(values))
         return [total / len(target) for total, target in zip(sums.tolist(), targets, strict=True)]
@@ -205,12 +199,8 @@ class PrefixDecoder:
         rows.filled[:, start:stop] = steps < sizes[:, None]
         own = rows.filled[:, None, :stop].expand(count, width, stop).clone()
         own[:, :, start:] &= steps[None, None, :] <= steps[None, :, None]
-        own[:, :, start:] |= torch.eye(
-            width, dtype=torch.bool, device=self.device
-        )  # padding sees itself: no NaN
-        within = (
-            torch.arange(prefixes.keys.shape[3], device=self.device) < prefixes.lengths[rows.atom][:, None]
-        )
+        own[:, :, start:] |= torch.eye(width, dtype=torch.bool, device=self.device)  # padding sees itself: no NaN
+        within = torch.arange(prefixes.keys.shape[3], device=self.device) < prefixes.lengths[rows.atom][:, None]
         # The place of each row in a grid (atom, n-th row of the atom), for the shared product with the
         # prefix.
         one_hot = functional.one_hot(rows.atom, prefixes.lengths.shape[0])
@@ -230,34 +220,23 @@ class PrefixDecoder:
             )
             keys, values = rows.keys[number, :, :, :stop], rows.values[number, :, :, :stop]
             # (R, T, H, hd) -> (R, kv, T * group, hd)
-            queries = (
-                q.reshape(count, width, kv, group, dim).transpose(1, 2).reshape(count, kv, width * group, dim)
-            )
+            queries = q.reshape(count, width, kv, group, dim).transpose(1, 2).reshape(count, kv, width * group, dim)
             queries = queries * dim**-0.5
             grid = queries.new_zeros(atoms, depth, kv, width * group, dim)
             grid[rows.atom, place] = queries
             flat = grid.transpose(1, 2).reshape(atoms, kv, -1, dim)
-            shared = (flat @ prefixes.keys[number].transpose(-1, -2)).view(
-                atoms, kv, depth, width * group, -1
-            )
+            shared = (flat @ prefixes.keys[number].transpose(-1, -2)).view(atoms, kv, depth, width * group, -1)
             left = shared.transpose(1, 2)[rows.atom, place]
             left = left.masked_fill(~within[:, None, None, :], float("-inf"))
             right = (queries @ keys.transpose(-1, -2)).view(count, kv, width, group, stop)
-            right = right.masked_fill(~own[:, None, :, None, :], float("-inf")).view(
-                count, kv, width * group, stop
-            )
+            right = right.masked_fill(~own[:, None, :, None, :], float("-inf")).view(count, kv, width * group, stop)
             shares = torch.cat([left, right], dim=-1).softmax(-1)
             left, right = shares[..., : left.shape[-1]], shares[..., left.shape[-1] :]
             grid = left.new_zeros(atoms, depth, kv, width * group, left.shape[-1])
             grid[rows.atom, place] = left
             mixed = grid.transpose(1, 2).reshape(atoms, kv, -1, left.shape[-1]) @ prefixes.values[number]
-            out = (
-                mixed.view(atoms, kv, depth, width * group, dim).transpose(1, 2)[rows.atom, place]
-                + right @ values
-            )
-            return (
-                out.view(count, kv, width, group, dim).transpose(1, 2).reshape(count, width, self.heads, dim)
-            )
+            out = mixed.view(atoms, kv, depth, width * group, dim).transpose(1, 2)[rows.atom, place] + right @ values
+            return out.view(count, kv, width, group, dim).transpose(1, 2).reshape(count, width, self.heads, dim)
 
         hidden = self._forward(padded, positions, attend)
         rows.used = stop

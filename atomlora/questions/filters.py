@@ -90,9 +90,7 @@ def acceptable(question: Question, context: str) -> bool:
     )
 
 
-def select(
-    questions: Sequence[Question], max_questions: int, fallback: Sequence[Question] = ()
-) -> list[Question]:
+def select(questions: Sequence[Question], max_questions: int, fallback: Sequence[Question] = ()) -> list[Question]:
     """At most `max_questions`: one for each distinct answer first (best score first), then those of
     `fallback` whose answer nobody asks about, then further wordings.
 

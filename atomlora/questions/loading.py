@@ -66,9 +66,7 @@ def read_deltas(adapter_dir: Path) -> tuple[dict[tuple[int, str], tuple[torch.Te
             f"--question-writer {adapter_dir}: {error.filename} cannot be read ({error.strerror})"
         ) from error
     except Exception as error:  # safetensors raises its own class for a damaged header
-        raise CorruptStoreError(
-            f"{adapter_dir}: damaged adapter ({error}); reinstall or train it again"
-        ) from error
+        raise CorruptStoreError(f"{adapter_dir}: damaged adapter ({error}); reinstall or train it again") from error
     if not deltas:
         raise CorruptStoreError(f"{adapter_dir / ADAPTER_FILE}: no LoRA in it; reinstall or train it again")
     return deltas, hashlib.sha256(settings + data).hexdigest()

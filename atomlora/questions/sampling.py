@@ -26,9 +26,7 @@ def sample(logs: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
 def stream(atom: AtomText, seed: int) -> np.random.Generator:
     """The atom's own random numbers, from what the writer sees of it and from nothing else."""
     text = json.dumps([seed, atom.title, atom.headings, atom.text], ensure_ascii=False)
-    return np.random.Generator(
-        np.random.PCG64(int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "big"))
-    )
+    return np.random.Generator(np.random.PCG64(int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "big")))
 
 
 def stop_ids(tokenizer: Any) -> frozenset[int]:

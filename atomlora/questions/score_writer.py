@@ -56,13 +56,9 @@ def score(writer: AdapterWriter, groups: Sequence[Group], max_questions: int) ->
     for start in range(0, len(groups), 16):
         part = groups[start : start + 16]
         prompts = [token_ids(writer.tokenizer, prefix_prompt(g.path, g.text)) for g in part]
-        rows = [
-            (index, answer) for index, g in enumerate(part) for answer in dict.fromkeys(a for _, a in g.pairs)
-        ]
+        rows = [(index, answer) for index, g in enumerate(part) for answer in dict.fromkeys(a for _, a in g.pairs)]
         prefixes = writer.prefill(prompts)
-        lines = writer.generate(
-            prefixes, [i for i, _ in rows], [question_suffix(a) for _, a in rows], None, 32
-        )
+        lines = writer.generate(prefixes, [i for i, _ in rows], [question_suffix(a) for _, a in rows], None, 32)
         for (index, answer), (line, _) in zip(rows, lines, strict=True):
             human = [question for question, other in part[index].pairs if other == answer]
             f1.append(max(token_f1(line, question) for question in human))
@@ -84,9 +80,7 @@ def score(writer: AdapterWriter, groups: Sequence[Group], max_questions: int) ->
         "question_rouge_l": round(sum(rouge) / len(rouge), 3),
         "answer_recall": round(hits / total, 3),
         "questions_per_atom": round(sum(map(len, written)) / len(atoms), 2),
-        "written_share": round(
-            sum(q.kind == "written" for qs in written for q in qs) / sum(map(len, written)), 3
-        ),
+        "written_share": round(sum(q.kind == "written" for qs in written for q in qs) / sum(map(len, written)), 3),
         "seconds_per_atom": round(seconds, 2),
         "sample": sample,
     }
@@ -100,9 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--base", required=True, help="folder of the base model")
     parser.add_argument("--adapter", type=Path, required=True, help="folder written by train_writer")
     parser.add_argument("--train-titles", type=int, default=16, help="titles (file order) that training used")
-    parser.add_argument(
-        "--atoms", type=int, default=64, help="sentences to score, drawn from the other titles"
-    )
+    parser.add_argument("--atoms", type=int, default=64, help="sentences to score, drawn from the other titles")
     parser.add_argument("--max-questions", type=int, default=6)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args(arguments)

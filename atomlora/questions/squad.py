@@ -31,9 +31,7 @@ _HEADINGS = (
     "About",
     "Introduction",
 )
-_ABBREVIATION_LIST = (
-    "mr mrs ms dr st prof rev gen col capt lt sgt jr sr no vol fig vs etc e.g i.e u.s approx ca"
-)
+_ABBREVIATION_LIST = "mr mrs ms dr st prof rev gen col capt lt sgt jr sr no vol fig vs etc e.g i.e u.s approx ca"
 _ABBREVIATIONS = frozenset(_ABBREVIATION_LIST.split())
 _SENTENCE_END = re.compile(r"[.!?][\"')\]”’]*\s+(?=[\"'(\[“‘]?[A-Z0-9])")
 
@@ -91,9 +89,7 @@ def sentence_spans(text: str) -> list[tuple[int, int]]:
     spans, start = [], 0
     for match in _SENTENCE_END.finditer(text):
         word = re.split(r"[\s(]", text[start : match.start()])[-1]
-        if match.group()[0] == "." and (
-            word.lower() in _ABBREVIATIONS or re.fullmatch(r"[A-Z](\.[A-Z])*", word)
-        ):
+        if match.group()[0] == "." and (word.lower() in _ABBREVIATIONS or re.fullmatch(r"[A-Z](\.[A-Z])*", word)):
             continue
         end = match.start() + len(match.group().rstrip())
         spans.append((start, end))

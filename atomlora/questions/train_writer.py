@@ -155,9 +155,7 @@ def save(wrapped: Any, folder: Path) -> None:
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        k: v.detach().to(torch.float16).contiguous() for k, v in get_peft_model_state_dict(wrapped).items()
-    }
+    tensors = {k: v.detach().to(torch.float16).contiguous() for k, v in get_peft_model_state_dict(wrapped).items()}
     save_file(tensors, folder / ADAPTER_FILE, metadata={"format": "pt"})
     config = wrapped.peft_config["default"].to_dict()
     config.update(base_model_name_or_path=None, inference_mode=True)
@@ -178,9 +176,7 @@ def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     generator = random.Random(args.seed)
     tokenizer = AutoTokenizer.from_pretrained(args.base)
-    base = AutoModelForCausalLM.from_pretrained(
-        args.base, dtype=torch.bfloat16 if args.bf16 else torch.float32
-    )
+    base = AutoModelForCausalLM.from_pretrained(args.base, dtype=torch.bfloat16 if args.bf16 else torch.float32)
     training, held_out = split_titles(read_passages(args.data), args.train_titles)
     scored = make_groups(held_out, None)
     scored = random.Random(0).sample(scored, min(96, len(scored)))
@@ -222,9 +218,7 @@ def train(args: argparse.Namespace) -> None:
                 mean = float(loss.detach()) if step == 1 else 0.95 * mean + 0.05 * float(loss.detach())
                 if step % 10 == 0:
                     seconds = time.monotonic() - started
-                    print(
-                        f"epoch {epoch} {index + 1}/{len(plan)} loss {mean:.3f} {seconds:.0f} s", flush=True
-                    )
+                    print(f"epoch {epoch} {index + 1}/{len(plan)} loss {mean:.3f} {seconds:.0f} s", flush=True)
                 if time.monotonic() - saved > 150:
                     save(wrapped, args.out)
                     saved = time.monotonic()

@@ -40,13 +40,9 @@ def load_user_questions(path: str | Path) -> list[UserQuestion]:
     try:
         content = path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise InputError(
-            f"--questions {path}: cannot be read ({error.strerror}); give a jsonl file"
-        ) from error
+        raise InputError(f"--questions {path}: cannot be read ({error.strerror}); give a jsonl file") from error
     except UnicodeDecodeError as error:
-        raise InputError(
-            f"--questions {path}: not UTF-8 (byte {error.start}); save the file as UTF-8"
-        ) from error
+        raise InputError(f"--questions {path}: not UTF-8 (byte {error.start}); save the file as UTF-8") from error
     questions = []
     for number, line in enumerate(content.split("\n"), start=1):
         if not line.strip():

@@ -22,12 +22,9 @@ STOP_WORDS = frozenset(_STOP_WORDS.split())
 ARTICLES = frozenset(("a", "an", "the"))
 MONTHS = "January|February|March|April|May|June|July|August|September|October|November|December"
 WEEKDAYS = "Monday|Tuesday|Wednesday|Thursday|Friday|Saturday|Sunday"
-_SMALL = (
-    "two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen"
-)
+_SMALL = "two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen"
 NUMBER_WORDS = (
-    f"{_SMALL}|eighteen|nineteen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety|"
-    "hundred|thousand|million|billion"
+    f"{_SMALL}|eighteen|nineteen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety|hundred|thousand|million|billion"
 )
 _TIME_WORDS = re.compile(
     rf"\b(?:{MONTHS}|{WEEKDAYS}|spring|summer|autumn|fall|winter|morning|noon|evening|night|midnight|century|era|age|"

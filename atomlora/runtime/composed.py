@@ -44,9 +44,7 @@ class ComposedModel:
     def generate(self, *args: Any, answer_start: Sequence[int] | None = None, **kwargs: Any) -> Any:
         """The model's generate, composed; with a cache, `input_ids` are the whole input, as generate
         expects."""
-        return self._model.generate(
-            *args, composition=self._composition(args, kwargs, answer_start, 0), **kwargs
-        )
+        return self._model.generate(*args, composition=self._composition(args, kwargs, answer_start, 0), **kwargs)
 
     def _composition(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], starts: Sequence[int] | None, cached: int
@@ -57,9 +55,7 @@ class ComposedModel:
             raise UsageError("a composed model needs input_ids")
         batch, columns = int(tokens.shape[0]), int(tokens.shape[1])
         if len(self._slots) not in (1, batch):
-            raise UsageError(
-                f"{len(self._slots)} routes for {batch} prompts; give one route, or one per prompt"
-            )
+            raise UsageError(f"{len(self._slots)} routes for {batch} prompts; give one route, or one per prompt")
         factor = batch // len(self._slots)
         if starts is None:
             starts = _last_columns(kwargs.get("attention_mask"), batch, cached + columns)

@@ -40,11 +40,7 @@ class Composition:
 
     def __post_init__(self) -> None:
         count = self.slots.shape[0]
-        if (
-            self.slots.ndim != 2
-            or self.weights.shape != self.slots.shape
-            or self.answer_start.shape != (count,)
-        ):
+        if self.slots.ndim != 2 or self.weights.shape != self.slots.shape or self.answer_start.shape != (count,):
             raise UsageError(
                 f"composition: slots {tuple(self.slots.shape)}, weights {tuple(self.weights.shape)} "
                 f"and answer_start {tuple(self.answer_start.shape)} do not agree; "
@@ -71,8 +67,7 @@ def composition(
     weight 0."""
     if not len(slots) == len(weights) == len(answer_start):
         raise UsageError(
-            f"composition: {len(slots)} rows of slots, {len(weights)} of weights, "
-            f"{len(answer_start)} answer starts"
+            f"composition: {len(slots)} rows of slots, {len(weights)} of weights, {len(answer_start)} answer starts"
         )
     if any(len(some) != len(other) for some, other in zip(slots, weights, strict=True)):
         raise UsageError("composition: a row has more slots than weights or fewer")

@@ -24,9 +24,7 @@ def left_pad(
     return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
 
 
-def plan_batches(
-    lengths: Sequence[int], atoms: Sequence[Set[str]], batch_size: int, capacity: int
-) -> list[list[int]]:
+def plan_batches(lengths: Sequence[int], atoms: Sequence[Set[str]], batch_size: int, capacity: int) -> list[list[int]]:
     """Row numbers of batches: of like length (little padding), at most `batch_size` rows, and no more
     distinct atoms than `capacity` where one row alone does not exceed it."""
     batches: list[list[int]] = []

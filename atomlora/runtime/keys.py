@@ -58,8 +58,7 @@ def store_documents(atoms: Sequence[Atom]) -> list[str]:
     """What late interaction reads of each atom: "title. headings. text" (see `atomlora.router.late`)."""
     return [
         ". ".join(
-            [part.strip().rstrip(".") for part in (atom.title, *atom.headings) if part.strip()]
-            + [atom.text.strip()]
+            [part.strip().rstrip(".") for part in (atom.title, *atom.headings) if part.strip()] + [atom.text.strip()]
         )
         for atom in atoms
     ]

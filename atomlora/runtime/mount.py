@@ -59,8 +59,7 @@ def resolve_target(model: Any, target: Target) -> Any:
     if len(found) != 1:
         problem = "is not in that block" if not found else f"is ambiguous there ({', '.join(found)})"
         raise BaseModelError(
-            f"target {target.layer}.{target.module}: {problem}; "
-            f"its linear layers are {', '.join(linears) or 'none'}"
+            f"target {target.layer}.{target.module}: {problem}; its linear layers are {', '.join(linears) or 'none'}"
         )
     module = linears[found[0]]
     shape = (int(module.in_features), int(module.out_features))
@@ -88,9 +87,7 @@ class Mount:
     model: a composition acts through the pool that it names.
     """
 
-    def __init__(
-        self, model: Any, targets: Sequence[Target], pool: AdapterPool, scope: Scope = "answer"
-    ) -> None:
+    def __init__(self, model: Any, targets: Sequence[Target], pool: AdapterPool, scope: Scope = "answer") -> None:
         self.model = model
         self.pool = pool
         self.scope = scope

@@ -50,9 +50,7 @@ class CatalogueIndex:
         """Rows of the atoms whose id starts with `prefix` (hex), at most `limit`."""
         # "g" sorts behind every hex digit.
         where = "id >= ? AND id < ? ORDER BY id LIMIT ?"
-        return self._rows(
-            f"SELECT position, id, offset, size FROM atoms WHERE {where}", prefix, prefix + "g", limit
-        )
+        return self._rows(f"SELECT position, id, offset, size FROM atoms WHERE {where}", prefix, prefix + "g", limit)
 
     def by_position(self, position: int) -> list[Row]:
         """The row of the atom at `position`, or none."""
@@ -146,9 +144,7 @@ def _scan(catalogue: Catalogue, sources: list[tuple[str, int]]) -> Iterator[Row]
             names = sorted({provenance["source"] for provenance in atom["provenances"]})
             row = (position, atom["id"], offset, len(line))
         except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise DamagedFileError(
-                catalogue.path, f"line {position + 1} is no catalogue entry ({error})"
-            ) from error
+            raise DamagedFileError(catalogue.path, f"line {position + 1} is no catalogue entry ({error})") from error
         sources.extend((name, position) for name in names)
         yield row
 

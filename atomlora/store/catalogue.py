@@ -69,6 +69,4 @@ class Catalogue:
         try:
             return Entry.model_validate_json(line)
         except ValidationError as error:
-            raise DamagedFileError(
-                self.path, f"a line is no catalogue entry ({error.errors()[0]['msg']})"
-            ) from error
+            raise DamagedFileError(self.path, f"a line is no catalogue entry ({error.errors()[0]['msg']})") from error

@@ -72,9 +72,7 @@ def reading(path: Path) -> Iterator[None]:
         raise DamagedFileError(path, "the file is missing") from error
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM):
-            raise StoreError(
-                f"{path}: cannot be read ({error.strerror}); check permissions and limits"
-            ) from error
+            raise StoreError(f"{path}: cannot be read ({error.strerror}); check permissions and limits") from error
         raise DamagedFileError(path, f"cannot be read ({error.strerror or error})") from error
 
 

@@ -17,18 +17,12 @@ def write_keys(objects: ObjectFolder, embeddings: np.ndarray, positions: np.ndar
     """Write embeddings float32 (n, d) and positions int32 (n,), each in [0, `atoms`), durably; returns the
     digest."""
     if embeddings.dtype != np.float32 or embeddings.ndim != 2 or not np.isfinite(embeddings).all():
-        raise StoreError(
-            f"keys: embeddings must be finite float32 (n, d), not {embeddings.dtype} {embeddings.shape}"
-        )
+        raise StoreError(f"keys: embeddings must be finite float32 (n, d), not {embeddings.dtype} {embeddings.shape}")
     if positions.dtype != np.int32 or positions.shape != embeddings.shape[:1]:
-        raise StoreError(
-            f"keys: positions must be int32 ({len(embeddings)},), not {positions.dtype} {positions.shape}"
-        )
+        raise StoreError(f"keys: positions must be int32 ({len(embeddings)},), not {positions.dtype} {positions.shape}")
     if len(positions) and not (positions.min() >= 0 and positions.max() < atoms):
         raise StoreError(f"keys: positions must lie in [0, {atoms}), the atoms' places in the catalogue")
-    head, _ = tensors.frame(
-        [("embeddings", "F32", embeddings.shape), ("positions", "I32", positions.shape)], _METADATA
-    )
+    head, _ = tensors.frame([("embeddings", "F32", embeddings.shape), ("positions", "I32", positions.shape)], _METADATA)
     data = [np.ascontiguousarray(embeddings, dtype="<f4"), np.ascontiguousarray(positions, dtype="<i4")]
     return objects.write([head, *(array.tobytes() for array in data)])[0]
 

@@ -25,9 +25,7 @@ def read_head(folder: Path) -> str | None:
     remedy = f"{REMEDY}; or write the name of the version you want from {folder / 'manifests'} into it"
     if not path.exists():
         if ManifestFolder(folder / "manifests").versions():
-            raise DamagedFileError(
-                path, "the file is missing", f"compile again, which keeps finished atoms; {remedy}"
-            )
+            raise DamagedFileError(path, "the file is missing", f"compile again, which keeps finished atoms; {remedy}")
         return None
     with reading(path), path.open("rb") as file:
         data = file.read(66)
@@ -58,9 +56,7 @@ def require_store(folder: Path) -> None:
 def resolve_version(manifests: ManifestFolder, version: str) -> str:
     """The full name of the version that `version` starts; StoreError when there is none or more than one."""
     if not MINIMUM_PREFIX <= len(version) <= 64 or not HEX.issuperset(version):
-        raise StoreError(
-            f"{version[:80]!r} is not a version; give its first {MINIMUM_PREFIX} hex characters or more"
-        )
+        raise StoreError(f"{version[:80]!r} is not a version; give its first {MINIMUM_PREFIX} hex characters or more")
     found = [name for name in manifests.versions() if name.startswith(version)]
     if len(found) != 1:
         what = "no version starts" if not found else f"{len(found)} versions start"

@@ -116,9 +116,7 @@ class Verifier:
     def _segment(self, entry: SegmentEntry, records: list[tuple[Place, str, str]]) -> None:
         self._intact(entry.sha256)
         if self._sizes[entry.sha256] != entry.size_bytes:
-            raise DamagedFileError(
-                self._objects.path(entry.sha256), "has another size than its manifest says"
-            )
+            raise DamagedFileError(self._objects.path(entry.sha256), "has another size than its manifest says")
         new = [record for record in records if (record[0], record[2]) not in self._records]
         view = self._objects.map_unverified(entry.sha256) if new else None
         for place, atom_id, digest in new:
@@ -152,9 +150,7 @@ class Verifier:
             harmed.append(version)
 
 
-def collect_garbage(
-    folder: Path, objects: ObjectFolder, manifests: ManifestFolder, dry_run: bool = False
-) -> GcReport:
+def collect_garbage(folder: Path, objects: ObjectFolder, manifests: ManifestFolder, dry_run: bool = False) -> GcReport:
     """Remove objects that no manifest on disk reaches, among them segments staged by an interrupted compile,
     and temporary files. The caller holds the lock.
 

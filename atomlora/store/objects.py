@@ -56,9 +56,7 @@ class ObjectFolder:
         view = self.map_unverified(digest)
         found = hash_buffer(view)
         if found != digest:
-            raise DamagedFileError(
-                self.path(digest), f"its sha256 is {found[:12]}…, so its bytes have changed"
-            )
+            raise DamagedFileError(self.path(digest), f"its sha256 is {found[:12]}…, so its bytes have changed")
         return view
 
     def digests(self) -> Iterator[str]:

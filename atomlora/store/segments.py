@@ -57,13 +57,10 @@ def write_segment(
         seen.add(atom.id)
         if record.dtype != np.uint16 or record.ndim != 1 or not record.size:
             raise StoreError(
-                f"atom {atom.id[:12]}: its record must be uint16 of shape (n,), "
-                f"not {record.dtype} {record.shape}"
+                f"atom {atom.id[:12]}: its record must be uint16 of shape (n,), not {record.dtype} {record.shape}"
             )
         if weights_digest(record) != atom.weights_digest:
-            raise StoreError(
-                f"atom {atom.id[:12]}: weights_digest does not name the record that came with it"
-            )
+            raise StoreError(f"atom {atom.id[:12]}: weights_digest does not name the record that came with it")
     lines = b"".join(canonical_json(atom, f"atom {atom.id[:12]}") + b"\n" for atom, _ in items)
     lines += b"\n" * (-len(lines) % 64)
     layout: list[tuple[str, str, tuple[int, ...]]] = [(ATOMS, "U8", (len(lines),))]
@@ -71,8 +68,7 @@ def write_segment(
     head, starts = tensors.frame(layout, _METADATA)
     digest, _ = objects.write(_chunks(head + lines, items))
     return digest, [
-        (atom, Place(digest, start, record.size * 2))
-        for (atom, record), start in zip(items, starts[1:], strict=True)
+        (atom, Place(digest, start, record.size * 2)) for (atom, record), start in zip(items, starts[1:], strict=True)
     ]
 
 
@@ -101,20 +97,13 @@ def read_segment(objects: ObjectFolder, digest: str) -> list[tuple[Atom, Place]]
     try:
         atoms = [Atom.model_validate_json(line) for line in text.split(b"\n") if line]
     except ValidationError as error:
-        raise DamagedFileError(
-            path, f"an atom's description cannot be read ({error.errors()[0]['msg']})"
-        ) from error
+        raise DamagedFileError(path, f"an atom's description cannot be read ({error.errors()[0]['msg']})") from error
     if [atom.id for atom in atoms] != names:
         raise DamagedFileError(path, "its descriptions and its records are of different atoms")
-    return [
-        (atom, Place(digest, found[atom.id].start, found[atom.id].stop - found[atom.id].start))
-        for atom in atoms
-    ]
+    return [(atom, Place(digest, found[atom.id].start, found[atom.id].stop - found[atom.id].start)) for atom in atoms]
 
 
-def read_record(
-    objects: ObjectFolder, view: memoryview, place: Place, atom_id: str, digest: str
-) -> np.ndarray:
+def read_record(objects: ObjectFolder, view: memoryview, place: Place, atom_id: str, digest: str) -> np.ndarray:
     """A read-only uint16 (n,) view of an atom's record in its mapped segment, checked against its weights
     digest."""
     path = objects.path(place.segment)

@@ -86,9 +86,7 @@ class Store:
         if version is None:
             current = read_head(folder)
             if current is None:
-                raise StoreError(
-                    f"{folder}: has no version yet (its first compile did not finish); compile again"
-                )
+                raise StoreError(f"{folder}: has no version yet (its first compile did not finish); compile again")
         else:
             require_store(folder)
             current = resolve_version(manifests, version)
@@ -141,9 +139,7 @@ class Store:
         """The atom at a position of the catalogue, as the keys give it; StoreError when there is none."""
         rows = self._index.by_position(position)
         if not rows:
-            raise StoreError(
-                f"{self.path}: no atom at position {position}; the version has {len(self)} atoms"
-            )
+            raise StoreError(f"{self.path}: no atom at position {position}; the version has {len(self)} atoms")
         return self._parse(*rows[0][1:]).atom
 
     def from_source(self, source: str) -> list[Atom]:
@@ -231,8 +227,7 @@ class Store:
         prefix = atom_id.lower()
         if not MINIMUM_PREFIX <= len(prefix) <= 64 or not HEX.issuperset(prefix):
             raise StoreError(
-                f"{atom_id[:80]!r} is not an atom id; give it, or its first {MINIMUM_PREFIX} "
-                "hex characters or more"
+                f"{atom_id[:80]!r} is not an atom id; give it, or its first {MINIMUM_PREFIX} hex characters or more"
             )
         rows = self._index.by_prefix(prefix, limit=2)
         if not rows:

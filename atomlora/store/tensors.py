@@ -36,9 +36,7 @@ class Tensor(NamedTuple):
     stop: int
 
 
-def frame(
-    tensors: Sequence[tuple[str, str, tuple[int, ...]]], metadata: dict[str, str]
-) -> tuple[bytes, list[int]]:
+def frame(tensors: Sequence[tuple[str, str, tuple[int, ...]]], metadata: dict[str, str]) -> tuple[bytes, list[int]]:
     """The bytes before the tensors' data, and the offset of each tensor from the file's start.
 
     `tensors` are (name, dtype, shape) in file order. Raises StoreError when the header would pass
@@ -54,9 +52,7 @@ def frame(
     data = json.dumps(header, separators=(",", ":"), ensure_ascii=True).encode()
     data += b" " * (-(len(data) + 8) % _ALIGNMENT)
     if len(data) > HEADER_LIMIT:
-        raise StoreError(
-            f"a header for {len(tensors)} tensors passes {HEADER_LIMIT} bytes; write smaller segments"
-        )
+        raise StoreError(f"a header for {len(tensors)} tensors passes {HEADER_LIMIT} bytes; write smaller segments")
     return struct.pack("<Q", len(data)) + data, [8 + len(data) + start for start in starts]
 
 

@@ -168,8 +168,7 @@ class StoreWriter:
         place = self._places.get((atom.id, atom.weights_digest))
         if place is None:
             raise StoreError(
-                f"{self.path}: atom {atom.id[:12]} has no weights in the store; "
-                "hand them to write_segment first"
+                f"{self.path}: atom {atom.id[:12]} has no weights in the store; hand them to write_segment first"
             )
         return place
 
@@ -221,9 +220,7 @@ class StoreWriter:
         try:
             if self._objects.size(segment.sha256) == segment.size_bytes:
                 return True
-            raise DamagedFileError(
-                self._objects.path(segment.sha256), "has another size than its manifest says"
-            )
+            raise DamagedFileError(self._objects.path(segment.sha256), "has another size than its manifest says")
         except CorruptStoreError as error:
             _logger.warning("%s; its atoms do not count", error)
             return False

@@ -14,8 +14,7 @@ from atomlora.corpora.documents import Document, SkippedFile
 Reader = Callable[[bytes, str], Iterator[Document | SkippedFile]]
 
 _CODE_SUFFIXES = (
-    "js mjs jsx ts tsx java kt scala go rs c h cc cpp hpp cs m rb php "
-    "swift sh bash lua r jl pl sql toml yaml yml"
+    "js mjs jsx ts tsx java kt scala go rs c h cc cpp hpp cs m rb php swift sh bash lua r jl pl sql toml yaml yml"
 )
 READERS: dict[str, str] = {
     "": "plain",

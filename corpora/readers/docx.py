@@ -22,9 +22,7 @@ _OLD_WORD = b"\xd0\xcf\x11\xe0"
 def read(data: bytes, source: str) -> Iterator[Document]:
     """One document per file. A file that unpacks to more than 500 MB is refused before it is read."""
     if data.startswith(_OLD_WORD):
-        raise InputError(
-            "is password-protected or in the old .doc format: save it as .docx without a password"
-        )
+        raise InputError("is password-protected or in the old .doc format: save it as .docx without a password")
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > _UNPACKED_LIMIT_BYTES:
@@ -34,9 +32,7 @@ def read(data: bytes, source: str) -> Iterator[Document]:
         raise
     except Exception as error:  # python-docx lets errors of zipfile, lxml and its own through
         raise InputError(f"is not a valid .docx file ({error}): open it in Word and save it again") from error
-    builder = DocumentBuilder(
-        source, data, "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
-    )
+    builder = DocumentBuilder(source, data, "application/vnd.openxmlformats-officedocument.wordprocessingml.document")
     builder.title = (document.core_properties.title or "").strip()
     if builder.title.lower() in ("word document", "document"):
         builder.title = ""
@@ -49,9 +45,7 @@ def read(data: bytes, source: str) -> Iterator[Document]:
     yield builder.build()
 
 
-def _add_paragraph(
-    builder: DocumentBuilder, paragraph: Paragraph, counters: dict[tuple[str, int], int]
-) -> None:
+def _add_paragraph(builder: DocumentBuilder, paragraph: Paragraph, counters: dict[tuple[str, int], int]) -> None:
     text = paragraph.text
     style = (paragraph.style.name or "") if paragraph.style is not None else ""
     level = _LEVEL.search(style)

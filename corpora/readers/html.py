@@ -126,9 +126,7 @@ class _Walk:
             self._flush()
         if tag in ("ul", "ol"):
             start = node.get("start") or "1"
-            self._lists.append(
-                ("step" if tag == "ol" else "list_item", int(start) if start.isdecimal() else 1)
-            )
+            self._lists.append(("step" if tag == "ol" else "list_item", int(start) if start.isdecimal() else 1))
         elif tag == "li" and self._lists:
             self._kind, self._number = self._lists[-1]
             self._lists[-1] = (self._kind, self._number + 1)

@@ -28,15 +28,11 @@ def read(data: bytes, source: str) -> Iterator[Document | SkippedFile]:
         identifier, text, title, labels = record
         name = f"{source}#{identifier}"
         if identifier in seen:
-            yield SkippedFile(
-                source=name, reason=f'line {number} repeats the "id" {identifier!r}: make ids unique'
-            )
+            yield SkippedFile(source=name, reason=f'line {number} repeats the "id" {identifier!r}: make ids unique')
             continue
         seen.add(identifier)
         if not text.strip():
-            yield SkippedFile(
-                source=name, reason=f'line {number} has an empty "text": fill it or drop the line'
-            )
+            yield SkippedFile(source=name, reason=f'line {number} has an empty "text": fill it or drop the line')
             continue
         parse = markdown.parse if _MARKDOWN_HEADING.search(text) else plain.parse
         document = parse(text, name, line.encode("utf-8", "surrogatepass"), title=title, labels=labels)

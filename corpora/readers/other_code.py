@@ -12,9 +12,7 @@ from atomlora.corpora.builder import digest, one_line
 from atomlora.corpora.documents import Block, Document
 from atomlora.corpora.encoding import decode
 
-_MARKS = re.compile(
-    r"^[ \t]*(?:/\*+!?|\*+/|///?!?|\*(?!\w)|#+!?|--+|;+|%+|<!--|\"\"\"|''')?[ \t]?", re.MULTILINE
-)
+_MARKS = re.compile(r"^[ \t]*(?:/\*+!?|\*+/|///?!?|\*(?!\w)|#+!?|--+|;+|%+|<!--|\"\"\"|''')?[ \t]?", re.MULTILINE)
 _CLOSING = re.compile(r"\s*(?:\*+/|-->|\"\"\"|''')\s*$")
 _LETTERS = re.compile(r"[^\W\d_]{2,}")
 
@@ -45,18 +43,10 @@ def _comment_spans(tokens: Iterator[tuple[int, object, str]], text: str) -> list
     """Comments and docstrings; those on lines that follow each other directly are one."""
     spans: list[tuple[int, int]] = []
     for start, kind, value in tokens:
-        if (
-            (kind not in Comment and kind not in String.Doc)
-            or kind in Comment.Preproc
-            or kind in Comment.PreprocFile
-        ):
+        if (kind not in Comment and kind not in String.Doc) or kind in Comment.Preproc or kind in Comment.PreprocFile:
             continue
         end = start + len(value)
-        if (
-            spans
-            and re.fullmatch(r"[ \t]*\n?[ \t]*", text[spans[-1][1] : start])
-            and not _trails(text, spans[-1][0])
-        ):
+        if spans and re.fullmatch(r"[ \t]*\n?[ \t]*", text[spans[-1][1] : start]) and not _trails(text, spans[-1][0]):
             spans[-1] = (spans[-1][0], end)
         elif value.strip():
             spans.append((start, end))

@@ -77,9 +77,7 @@ def _lines(page: Any) -> list[_Line]:
         if words:
             size = max(words, key=lambda part: len(part[0]))[2]
             text = "".join(part[0] for part in parts)
-            lines.append(
-                _Line(one_line(text.replace("\0", "")), words[0][1], size, all(part[3] for part in words))
-            )
+            lines.append(_Line(one_line(text.replace("\0", "")), words[0][1], size, all(part[3] for part in words)))
         parts.clear()
 
     def visit(text: str, cm: list[float], tm: list[float], font: Any, size: float) -> None:
@@ -105,9 +103,7 @@ def _shape(text: str) -> str:
 
 def _furniture(pages: list[list[_Line]]) -> set[str]:
     """Running heads and feet: first or last lines alike, but for numbers, on three pages and half of all."""
-    counts = Counter(
-        shape for page in pages if page for shape in {_shape(page[0].text), _shape(page[-1].text)}
-    )
+    counts = Counter(shape for page in pages if page for shape in {_shape(page[0].text), _shape(page[-1].text)})
     least = max(_FURNITURE_PAGES, len(pages) / 2)
     return {shape for shape, count in counts.items() if count >= least}
 
@@ -129,11 +125,7 @@ def _sizes(pages: list[list[_Line]]) -> tuple[float, dict[float, int]]:
 
 def _title(named: str, pages: list[list[_Line]], levels: dict[float, int]) -> str:
     first = next((line for page in pages for line in page), None)
-    if (
-        first is not None
-        and levels.get(_rounded(first.size)) == 1
-        and len(first.text.split()) <= _HEADING_WORDS
-    ):
+    if first is not None and levels.get(_rounded(first.size)) == 1 and len(first.text.split()) <= _HEADING_WORDS:
         return ""  # the first heading will be the title
     # Many programs write the name of the source file there.
     return "" if re.search(r"\.\w{2,5}$|^untitled$|^microsoft word", named, re.IGNORECASE) else named
@@ -141,20 +133,14 @@ def _title(named: str, pages: list[list[_Line]], levels: dict[float, int]) -> st
 
 def _paragraphs(page: list[_Line], body: float) -> Iterator[tuple[str, list[_Line]]]:
     """Groups of lines: "heading" or "paragraph". A wider gap, another size, or a bullet begins a new one."""
-    gaps = [
-        upper.y - lower.y for upper, lower in pairwise(page) if upper.y > lower.y and upper.size == lower.size
-    ]
+    gaps = [upper.y - lower.y for upper, lower in pairwise(page) if upper.y > lower.y and upper.size == lower.size]
     usual = sorted(gaps)[len(gaps) // 2] if gaps else 0.0
     group: list[_Line] = []
     for line in page:
         if group:
             previous = group[-1]
             gap = previous.y - line.y
-            apart = (
-                (usual and gap > 1.35 * usual)
-                or abs(line.size - previous.size) > 0.4
-                or line.bold != previous.bold
-            )
+            apart = (usual and gap > 1.35 * usual) or abs(line.size - previous.size) > 0.4 or line.bold != previous.bold
             if apart or _BULLET.match(line.text) or _begins_step(line.text, group[0].text):
                 yield _kind(group, body), group
                 group = []

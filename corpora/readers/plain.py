@@ -57,9 +57,7 @@ def parse(text: str, source: str, data: bytes, title: str = "", labels: tuple[st
             )
         elif bullet:
             depth = len(bullet.group(1).expandtabs(4)) // 2
-            blocks.append(
-                _block("list_item", text, start + bullet.end(), finish, path.above(found_title), depth=depth)
-            )
+            blocks.append(_block("list_item", text, start + bullet.end(), finish, path.above(found_title), depth=depth))
         else:
             blocks.append(_block("paragraph", text, start, finish, path.above(found_title)))
         index = last + 1

@@ -27,13 +27,7 @@ def read(data: bytes, source: str) -> Iterator[Document]:
     except (SyntaxError, ValueError, RecursionError, MemoryError, tokenize.TokenError):
         yield from other_code.read(data, source)
         return
-    module = (
-        PurePosixPath(source.split("#")[0])
-        .with_suffix("")
-        .as_posix()
-        .replace("/", ".")
-        .removesuffix(".__init__")
-    )
+    module = PurePosixPath(source.split("#")[0]).with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__")
     blocks = list(_Blocks(text, comments).of_module(tree, module))
     blocks.sort(key=lambda block: (block.start, block.end))
     apart: list[Block] = []
@@ -78,11 +72,7 @@ class _Blocks:
     def _definition(self, node: _Definition, name: str, headings: tuple[str, ...]) -> Iterator[Block]:
         is_class = isinstance(node, ast.ClassDef)
         arguments = "" if isinstance(node, ast.ClassDef) else f"({ast.unparse(node.args)})"
-        returns = (
-            ""
-            if isinstance(node, ast.ClassDef) or node.returns is None
-            else f" -> {ast.unparse(node.returns)}"
-        )
+        returns = "" if isinstance(node, ast.ClassDef) or node.returns is None else f" -> {ast.unparse(node.returns)}"
         label = f"{'class' if is_class else 'function'} `{name}{arguments}{returns}`"
         if ast.get_docstring(node):
             yield from self._docstring(node, label, self._offset(node.lineno, node.col_offset), headings)
@@ -112,9 +102,7 @@ class _Blocks:
         begin = self._offset(first.lineno, first.col_offset) if start is None else start
         yield self._block(begin, self._end(first), f"{label}: {one_line(words)}", headings)
 
-    def _constant(
-        self, node: ast.Assign | ast.AnnAssign, owner: str, headings: tuple[str, ...]
-    ) -> Iterator[Block]:
+    def _constant(self, node: ast.Assign | ast.AnnAssign, owner: str, headings: tuple[str, ...]) -> Iterator[Block]:
         target = node.targets[0] if isinstance(node, ast.Assign) else node.target
         if not isinstance(target, ast.Name):
             return

@@ -36,9 +36,7 @@ def read(data: bytes, source: str) -> Iterator[Document]:
     try:
         tree = publish_doctree(decode(data), settings_overrides=_SETTINGS)
     except (SystemMessage, RecursionError) as error:
-        raise InputError(
-            f"cannot be parsed as reStructuredText ({error}): mend it or rename it to .txt"
-        ) from error
+        raise InputError(f"cannot be parsed as reStructuredText ({error}): mend it or rename it to .txt") from error
     builder = DocumentBuilder(source, data, "text/x-rst")
     builder.title = one_line(tree.get("title", ""))
     _add(builder, tree, level=1)
@@ -88,9 +86,7 @@ def _add_list(builder: DocumentBuilder, node: nodes.Element, level: int, depth: 
 
 
 def _add_definition(builder: DocumentBuilder, item: nodes.Node) -> None:
-    term = " ".join(
-        child.astext() for child in item.children if isinstance(child, nodes.term | nodes.classifier)
-    )
+    term = " ".join(child.astext() for child in item.children if isinstance(child, nodes.term | nodes.classifier))
     for child in item.children:
         if isinstance(child, nodes.definition):
             for part in child.children:

@@ -50,9 +50,7 @@ class WordEmbedder:
 
 def save_base(folder, seed):
     """A random Llama of two layers over a vocabulary of words."""
-    words = {
-        word for fact in FACTS for text in fact for word in text.replace("?", " ").replace(".", " ").split()
-    }
+    words = {word for fact in FACTS for text in fact for word in text.replace("?", " ").replace(".", " ").split()}
     words |= {"user", "assistant", "Use", "this", "text", "to", "answer", "Question", ":", ".", "?"}
     tokens = ["<|end|>", "<|turn|>", "<|done|>", "<unk>", *sorted(words)]
     inner = Tokenizer(models.WordLevel({token: at for at, token in enumerate(tokens)}, unk_token="<unk>"))
@@ -107,12 +105,10 @@ def store(tmp_path, base_folder, words):
         records.append((values.view(np.uint32) >> 16).astype(np.uint16))
         questions = (Question(text=question, answer=answer, kind="user"),)
         start = 40 * number
-        place = Provenance(
-            source=f"{title.lower()}.md", start=start, end=start + len(text), source_sha256="0" * 64
-        )
+        place = Provenance(source=f"{title.lower()}.md", start=start, end=start + len(text), source_sha256="0" * 64)
         atoms.append(
             Atom(
-                id=atom_identity(base.fingerprint, "recipe", title, text, questions),
+                id=atom_identity(base.fingerprint, "recipe", title, (), text, questions),
                 type="statement",
                 title=title,
                 text=text,

@@ -52,9 +52,7 @@ def test_stream_prints_what_ask_prints(run, store):
 
 def test_batch_answers_every_line(run, store, tmp_path):
     questions = tmp_path / "questions.jsonl"
-    questions.write_text(
-        f'{json.dumps({"question": QUESTION})}\n\n{{"question": "Who steers the ferry?", "x": 1}}\n'
-    )
+    questions.write_text(f'{json.dumps({"question": QUESTION})}\n\n{{"question": "Who steers the ferry?", "x": 1}}\n')
     result = run("ask", store, "--batch", questions, "--json", *FEW)
     answers = [json.loads(line) for line in result.stdout.splitlines()]
     assert [answer["question"] for answer in answers] == [QUESTION, "Who steers the ferry?"]

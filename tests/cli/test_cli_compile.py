@@ -38,14 +38,10 @@ def compiler(monkeypatch):
     calls = {}
 
     def compile_corpus(sources, store, settings, *, base, questions, device, on_progress):
-        calls.update(
-            sources=sources, store=store, settings=settings, base=base, questions=questions, device=device
-        )
+        calls.update(sources=sources, store=store, settings=settings, base=base, questions=questions, device=device)
         on_progress(CompileProgress(stage="read", done=1, total=1))
         for done in range(4):
-            facts = (
-                {"recall": 0.75, "atoms_per_second": 0.5, "seconds_left": 2.0 * (3 - done)} if done else {}
-            )
+            facts = {"recall": 0.75, "atoms_per_second": 0.5, "seconds_left": 2.0 * (3 - done)} if done else {}
             message = "the pool is small" if done == 1 else None
             on_progress(CompileProgress(stage="train", done=done, total=3, message=message, **facts))
         return calls.get("report", report())
@@ -90,9 +86,7 @@ def test_summary_and_what_went_wrong(run, compiler, tmp_path):
 def test_json_is_the_report(run, compiler, tmp_path):
     told = json.loads(run("compile", "docs", "-o", tmp_path / "s", "--json").stdout)
     assert told == report().model_dump(mode="json")
-    contract = (
-        "store version atoms_total atoms_new atoms_kept atoms_removed atoms_failed seconds atoms_per_second"
-    )
+    contract = "store version atoms_total atoms_new atoms_kept atoms_removed atoms_failed seconds atoms_per_second"
     assert set(contract.split()) <= set(told)
 
 

@@ -147,9 +147,7 @@ def test_reader_of_a_pipe_that_goes_away(store):
     os.close(read)
     try:
         command = [sys.executable, "-m", "atomlora", "show", str(store)]
-        result = subprocess.run(
-            command, stdout=write, stderr=subprocess.PIPE, text=True, timeout=60, check=False
-        )
+        result = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
     finally:
         os.close(write)
     assert result.returncode == 1

@@ -77,9 +77,7 @@ def test_full_puts_the_whole_source_into_the_prompt(model, monkeypatch):
 
     one = GoldenQuestion(question="When does the ferry leave?", golden=("nine",), sources=("ferry.md",))
     monkeypatch.setattr("atomlora.runtime.decoding.decode_batch", decode)
-    report = evaluate(
-        model, [one], ["full"], documents={"ferry.md": "Osk steers the ferry"}, documents_name="here"
-    )
+    report = evaluate(model, [one], ["full"], documents={"ferry.md": "Osk steers the ferry"}, documents_name="here")
     wanted = chat_prompt(model.base.tokenizer, one.question, "Osk steers the ferry")
     assert prompts[-1] == wanted
     assert report.modes["full"].prompt_tokens == len(wanted)

@@ -4,7 +4,7 @@ import pytest
 
 from atomlora.atom import Atom, TrainRecord
 from atomlora.compiler.drafts import Draft, assign_user_questions, drafts_from, reuse
-from atomlora.compiler.session import training_pairs
+from atomlora.compiler.wordings import phrases, training_pairs
 from atomlora.corpora import Passage
 from atomlora.errors import InputError
 from atomlora.questions.types import Question
@@ -130,16 +130,24 @@ def test_reuse_refuses_what_differs():
 
 
 def test_training_pairs_state_the_text_but_a_users_answer_as_written():
-    (draft,) = drafts_from([passage("Marla leaves at nine.", headings=("Winter",))])
+    (draft,) = drafts_from([passage("Marla leaves the harbour office at nine.", headings=("Winter",))])
     own = question("When?", "at nine sharp", "user")
     written = [question(f"w{i}", kind="written") for i in range(4)]
     cloze = [question(f"c{i}") for i in range(4)]
-    pairs = dict(training_pairs(asked(draft, own, *cloze, *written)))
-    assert pairs == {"When?": "at nine sharp", **{f"w{i}": draft.text for i in range(4)}}
-    few = list(training_pairs(asked(draft, own, *written[:1], *cloze)))
-    assert [q for q, _ in few] == ["When?", "w0", "c0", "c1"]
+    pairs = list(training_pairs(asked(draft, own, *cloze, *written)))
+    assert pairs[0] == ("When?", "at nine sharp")
+    assert pairs[1:5] == [(f"w{i}", draft.text) for i in range(4)]
+    assert [q for q, _ in pairs[5:]] == ["What do you know about harbour office?", "Tell me about Marla leaves."]
+    assert {answer for _, answer in pairs[5:]} == {draft.text}
+    few = [q for q, _ in training_pairs(asked(draft, own, *written[:1], *cloze))]
+    assert few[:5] == ["When?", "w0", "c0", "c1", "c2"]
     alone = list(training_pairs(draft))
-    assert len(alone) == 1
-    assert "Ferry" in alone[0][0]
-    assert "Winter" in alone[0][0]
-    assert alone[0][1] == draft.text
+    assert "Ferry" in alone[-1][0]
+    assert "Winter" in alone[-1][0]
+    assert {answer for _, answer in alone} == {draft.text}
+
+
+def test_phrases_stand_in_the_text_and_are_few():
+    found = phrases("The ticket hall downstairs opens at 5.40 on weekday mornings, and closes at dusk.")
+    assert found == ["hall downstairs opens", "weekday mornings", "closes"]
+    assert phrases("It is.") == []

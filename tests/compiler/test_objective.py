@@ -131,15 +131,6 @@ def test_silence_is_the_divergence_from_the_base(head, rows):
     torch.testing.assert_close(found, (each * valid).sum(1) / valid.sum(1), rtol=1e-3, atol=1e-4)
 
 
-def test_selected_candidates_are_the_rows_own(head, rows):
-    candidates = head.candidates(rows, head.likely(rows.final), with_teacher=True)
-    picked = torch.tensor([3, 0])
-    torch.testing.assert_close(
-        head.logits(rows.final[picked], candidates.select(picked)), head.logits(rows.final, candidates)[picked]
-    )
-    assert torch.equal(candidates.select(picked).teacher, candidates.teacher[picked])
-
-
 def test_gradients_reach_factors_through_late_blocks(llama, head, rows):
     shift = torch.zeros(32, requires_grad=True)
     handle = llama.model.layers[2].mlp.down_proj.register_forward_hook(lambda _m, _a, y: y + shift)

@@ -231,7 +231,8 @@ def test_silence_keeps_the_base_where_it_is_asked_to(llama, targets, jobs, make_
     bank = bank_of(llama, targets, make_examples)
     changes = []
     for rows_per_atom in (0, 4):
-        settings = QUICK.model_copy(update={"silence_rows": rows_per_atom, "min_steps": 30, "max_steps": 40})
+        loud = {"silence_weight": 1.0, "silence_at_full_gate": 1.0}
+        settings = QUICK.model_copy(update={"silence_rows": rows_per_atom, "min_steps": 30, "max_steps": 40, **loud})
         trained = train(llama, targets, jobs[:3], 3, settings, bank)
         assert all(all(atom.passed) for atom in trained.values())
         total = 0.0

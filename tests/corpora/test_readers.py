@@ -96,9 +96,7 @@ def test_binary_data_is_refused(data: bytes) -> None:
 
 
 def test_markdown() -> None:
-    source = (
-        "---\ntitle: Fleet\n---\n# Ships\n\nThe *Orla* is [old](http://x.y). <!-- no -->\n\n> She sails.\n"
-    )
+    source = "---\ntitle: Fleet\n---\n# Ships\n\nThe *Orla* is [old](http://x.y). <!-- no -->\n\n> She sails.\n"
     document = one("a.md", source)
     assert document.title == "Fleet"
     assert split(document)[0].text == "The Orla is old. She sails."
@@ -228,9 +226,7 @@ def test_docx() -> None:
     word.add_paragraph("Sign the form.", style="List Number")
     word.add_paragraph("plum paint", style="List Bullet")
     table = word.add_table(rows=2, cols=2)
-    for cell, text in zip(
-        (c for row in table.rows for c in row.cells), ("Ship", "Built", "Orla", "1998"), strict=True
-    ):
+    for cell, text in zip((c for row in table.rows for c in row.cells), ("Ship", "Built", "Orla", "1998"), strict=True):
         cell.text = text
     out = io.BytesIO()
     word.save(out)

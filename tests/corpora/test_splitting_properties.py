@@ -73,17 +73,13 @@ def test_plain_text_spans_are_exact_and_nothing_is_lost(text: str) -> None:
     assert document.text == text
     _check_spans(document)
     headings = [block for block in document.blocks if block.kind == "heading"]
-    covered = sorted(
-        [(p.start, p.end) for p in split_document(document)] + [(b.start, b.end) for b in headings]
-    )
+    covered = sorted([(p.start, p.end) for p in split_document(document)] + [(b.start, b.end) for b in headings])
     blank = list(text)
     for start, end in covered:
         blank[start:end] = " " * (end - start)
     # What is left may be list numbers only.
     assert not [
-        character
-        for character in _letters("".join(blank))
-        if not character.isdigit() and character not in "stepSTEP"
+        character for character in _letters("".join(blank)) if not character.isdigit() and character not in "stepSTEP"
     ]
 
 
@@ -125,9 +121,7 @@ def test_sentences_cover_every_character_but_blanks(text: str, max_words: int) -
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    st.binary(max_size=400), st.sampled_from(["txt", "md", "rst", "html", "pdf", "docx", "py", "js", "jsonl"])
-)
+@given(st.binary(max_size=400), st.sampled_from(["txt", "md", "rst", "html", "pdf", "docx", "py", "js", "jsonl"]))
 def test_any_bytes_give_documents_or_reasons(
     tmp_path_factory: pytest.TempPathFactory, data: bytes, suffix: str
 ) -> None:
@@ -166,6 +160,4 @@ def test_settings_are_replaceable() -> None:
     assert [p.text for p in split_document(document)] == [text]
     alone = split_document(document, SplitSettings(max_sentences=1))
     assert [p.start for p in alone] == [0, 28]
-    assert {p.kind for p in split_document(document, classifier=lambda text, hint: "statement")} == {
-        "statement"
-    }
+    assert {p.kind for p in split_document(document, classifier=lambda text, hint: "statement")} == {"statement"}

@@ -87,18 +87,14 @@ def test_a_sentence_that_points_back_joins_the_one_before() -> None:
 
 
 def test_three_sentences_are_the_limit_and_the_fourth_gets_the_name() -> None:
-    source = (
-        "The Orla Grey is a ferry. It is old. It was built in Leith. It was sold in 1950. It sank in 1961."
-    )
+    source = "The Orla Grey is a ferry. It is old. It was built in Leith. It was sold in 1950. It sank in 1961."
     first, second = texts(source)
     assert first == "The Orla Grey is a ferry. It is old. It was built in Leith. It was sold in 1950."
     assert second == "The Orla Grey: It sank in 1961."
 
 
 def test_first_under_a_heading_the_subject_is_put_in_front() -> None:
-    assert texts("# Orla\n\n## Engine\n\nIt burns four tons of coal.") == [
-        "Orla – Engine: It burns four tons of coal."
-    ]
+    assert texts("# Orla\n\n## Engine\n\nIt burns four tons of coal.") == ["Orla – Engine: It burns four tons of coal."]
 
 
 def test_a_heading_that_asks_goes_with_its_answer() -> None:

@@ -23,10 +23,9 @@ def load(name: str) -> tuple[Factors, float]:
     """Factors filled with the adapter's number n, of rank 1 + n % 3 and scaling n / 2."""
     number = int(name)
     rank = 1 + number % 3
-    return [
-        (np.full((rank, a), number, np.float32), np.full((rank, b), -number, np.float32))
-        for _, a, b in TARGETS
-    ], (number / 2)
+    return [(np.full((rank, a), number, np.float32), np.full((rank, b), -number, np.float32)) for _, a, b in TARGETS], (
+        number / 2
+    )
 
 
 def assert_holds(pool: AdapterPool, slot: int, name: str) -> None:

@@ -101,9 +101,7 @@ def test_override(call: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> N
 def test_environment_override() -> None:
     code = "from atomlora.kernels import dispatch; print(dispatch._forced)"
     environment = {**os.environ, "ATOMLORA_KERNEL": "reference"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "reference"
 
 

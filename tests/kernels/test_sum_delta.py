@@ -17,9 +17,7 @@ POPULARITIES = ("distinct", "uniform", "zipf", "identical", "skewed")
 SLOTS = 19
 
 
-def make_pool(
-    rank: int, d_in: int, d_out: int, dtype: torch.dtype, seed: int = 0, mixed: bool = False
-) -> FactorPool:
+def make_pool(rank: int, d_in: int, d_out: int, dtype: torch.dtype, seed: int = 0, mixed: bool = False) -> FactorPool:
     generator = torch.Generator().manual_seed(seed)
     A = torch.randn((SLOTS, rank, d_in), generator=generator)
     Bt = torch.randn((SLOTS, rank, d_out), generator=generator)
@@ -64,12 +62,8 @@ def loop(
     return total, bound
 
 
-def assert_matches(
-    x: torch.Tensor, pool: FactorPool, slots: torch.Tensor, weights: torch.Tensor, backend: str
-) -> None:
-    before = torch.randn((x.shape[0], pool.Bt.shape[2]), generator=torch.Generator().manual_seed(9)).to(
-        x.dtype
-    )
+def assert_matches(x: torch.Tensor, pool: FactorPool, slots: torch.Tensor, weights: torch.Tensor, backend: str) -> None:
+    before = torch.randn((x.shape[0], pool.Bt.shape[2]), generator=torch.Generator().manual_seed(9)).to(x.dtype)
     out = before.clone()
     returned = sum_delta(x, pool, slots, weights, out=out, backend=backend)
     assert returned is out
@@ -101,9 +95,7 @@ def test_rows_and_adapters_per_row(backend: str, count: int, k: int, dtype: torc
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize(("d_in", "d_out"), [(1, 1), (5, 37), (37, 5), (576, 1536), (1536, 576)])
 @pytest.mark.parametrize(("rank", "mixed"), [(1, False), (4, False), (7, False), (8, False), (16, True)])
-def test_ranks_and_widths(
-    backend: str, rank: int, mixed: bool, d_in: int, d_out: int, dtype: torch.dtype
-) -> None:
+def test_ranks_and_widths(backend: str, rank: int, mixed: bool, d_in: int, d_out: int, dtype: torch.dtype) -> None:
     pool = make_pool(rank, d_in, d_out, dtype, mixed=mixed)
     x = torch.randn((3, d_in), generator=torch.Generator().manual_seed(3))
     weights = torch.rand((3, 5), generator=torch.Generator().manual_seed(4))
@@ -172,8 +164,7 @@ def test_an_empty_slot_reads_nothing_of_the_pool(backend: str) -> None:
     pool.A[0], pool.Bt[0], pool.scaling[0] = float("nan"), float("nan"), float("inf")
     x, slots = torch.randn(2, 37), torch.tensor([[-1, 5], [5, -1]], dtype=torch.int32)
     results = [
-        sum_delta(x, some, slots, torch.ones(2, 2), out=torch.zeros(2, 21), backend=backend)
-        for some in (pool, clean)
+        sum_delta(x, some, slots, torch.ones(2, 2), out=torch.zeros(2, 21), backend=backend) for some in (pool, clean)
     ]
     assert torch.equal(*results)
 
@@ -239,9 +230,7 @@ def test_chosen_rows(backend: str) -> None:
     torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-4)
     others = [1, 2, 4, 5, 6, 8]
     assert torch.equal(result[others], expected[others])
-    one = sum_delta(
-        x, pool, slots[:1], weights[:1], out=expected.clone(), rows=torch.tensor([8]), backend=backend
-    )
+    one = sum_delta(x, pool, slots[:1], weights[:1], out=expected.clone(), rows=torch.tensor([8]), backend=backend)
     assert torch.equal(one[:8], expected[:8])
 
 
@@ -289,9 +278,7 @@ def test_gradients_of_the_definition() -> None:
     slots = torch.tensor([[0, 2, -1], [-1, -1, -1], [2, 2, 1]])
     leaves = (torch.randn(3, 5).double(), pool.A, pool.Bt, pool.scaling.double(), torch.randn(3, 3).double())
     leaves = tuple(leaf.requires_grad_() for leaf in leaves)
-    assert torch.autograd.gradcheck(
-        lambda x, A, Bt, scaling, weights: delta(x, A, Bt, scaling, slots, weights), leaves
-    )
+    assert torch.autograd.gradcheck(lambda x, A, Bt, scaling, weights: delta(x, A, Bt, scaling, slots, weights), leaves)
 
 
 def test_a_gradient_is_never_lost() -> None:

@@ -77,10 +77,7 @@ def _shipped(folder: Path) -> list[Path]:
 
 def test_every_package_folder_is_listed() -> None:
     folders = [path.parent for name in SOURCES for path in (ROOT / name).rglob("__init__.py")]
-    names = {
-        _in_wheel(folder).replace("/", ".") if folder != ROOT / "atomlora" else "atomlora"
-        for folder in folders
-    }
+    names = {_in_wheel(folder).replace("/", ".") if folder != ROOT / "atomlora" else "atomlora" for folder in folders}
     assert names == set(SETUPTOOLS["packages"])
 
 

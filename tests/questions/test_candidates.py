@@ -60,12 +60,8 @@ def test_candidates_are_verbatim_and_do_not_overlap(text):
 
 
 def test_merge_keeps_one_of_nested_spans_and_prefers_the_complete_pattern():
-    text = (
-        "The kiln hall reopened in March 2016 after Tomas Ferreira paid for a new roof of Portuguese slate."
-    )
-    merged = merge(
-        text, [["in March 2016", "Ferreira", "a new roof"], ["2016", "new roof", "the kiln hall"]], 10
-    )
+    text = "The kiln hall reopened in March 2016 after Tomas Ferreira paid for a new roof of Portuguese slate."
+    merged = merge(text, [["in March 2016", "Ferreira", "a new roof"], ["2016", "new roof", "the kiln hall"]], 10)
     assert [c.text for c in merged] == [
         "kiln hall",
         "March 2016",

@@ -11,9 +11,7 @@ from atomlora.questions.filters import (
 )
 from atomlora.questions.types import Question
 
-CONTEXT = (
-    "Halden Glassworks History The kiln hall reopened in March 2016 after Tomas Ferreira paid for a new roof."
-)
+CONTEXT = "Halden Glassworks History The kiln hall reopened in March 2016 after Tomas Ferreira paid for a new roof."
 
 
 def question(text, answer="March 2016", score=-1.0):

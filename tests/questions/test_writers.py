@@ -20,9 +20,7 @@ from atomlora.questions.types import AtomText
 
 ATOMS = [
     AtomText(title="Guild", text="Anna met Bo in 1990."),
-    AtomText(
-        title="", text="The tower is 40 m tall. It was painted by Bo Lind in May 2001 and repainted later."
-    ),
+    AtomText(title="", text="The tower is 40 m tall. It was painted by Bo Lind in May 2001 and repainted later."),
     AtomText(title="Guild", headings=("Guild", "Staff"), text="Entry costs 12 euros."),
 ]
 
@@ -147,9 +145,7 @@ def test_digest_names_adapter_and_seed(tiny, adapter):
 
 
 def test_damaged_and_foreign_adapters_are_refused_by_name(tiny, adapter, tmp_path):
-    (adapter.folder / SHAPE_FILE).write_text(
-        json.dumps({"base": {**base_shape(tiny.config), "hidden_size": 64}})
-    )
+    (adapter.folder / SHAPE_FILE).write_text(json.dumps({"base": {**base_shape(tiny.config), "hidden_size": 64}}))
     with pytest.raises(UsageError, match="hidden_size 32 instead of 64"):
         AdapterWriter(tiny, Letters(), adapter.folder)
     (adapter.folder / SHAPE_FILE).write_text(json.dumps({"base": base_shape(tiny.config)}))
@@ -188,9 +184,7 @@ def test_shipped_writer_on_the_embedded_base():
     from atomlora.bases import EMBEDDED_BASE, load_base
 
     base = load_base(EMBEDDED_BASE, device="cpu")
-    text = (
-        "The kiln hall reopened in March 2016 after Tomas Ferreira paid for a new roof of Portuguese slate."
-    )
+    text = "The kiln hall reopened in March 2016 after Tomas Ferreira paid for a new roof of Portuguese slate."
     (questions,) = writer_for("auto", base.model, base.tokenizer).write(
         [AtomText(title="Halden Glassworks", headings=("History",), text=text)], 6
     )

@@ -154,9 +154,7 @@ def test_stores_too_small_to_fit_keep_close_to_the_defaults(atoms: int) -> None:
         assert fitted == Calibration()
     for value in (*fitted.gate, *fitted.scope, fitted.threshold):
         assert np.isfinite(value)
-    router = Router(
-        LetterEmbedder(), embeddings[kept], positions[kept], [str(a) for a in range(atoms)], short, fitted
-    )
+    router = Router(LetterEmbedder(), embeddings[kept], positions[kept], [str(a) for a in range(atoms)], short, fitted)
     route = router.route("How was the Arden built?")
     assert route.abstained == (atoms == 0)
 
@@ -168,9 +166,7 @@ def test_fit_is_deterministic_json_and_good_on_an_easy_store() -> None:
     assert Calibration.model_validate_json(fitted.model_dump_json()) == fitted
     assert fitted.stats["questions"] == 128
     assert fitted.stats["negatives"] == len(GENERAL_QUESTIONS)
-    assert (
-        fitted.stats["loo_recall_at_1"] <= fitted.stats["loo_recall_at_4"] <= fitted.stats["loo_recall_at_8"]
-    )
+    assert fitted.stats["loo_recall_at_1"] <= fitted.stats["loo_recall_at_4"] <= fitted.stats["loo_recall_at_8"]
     assert fitted.stats["loo_recall_at_8"] > 0.9
     assert fitted.stats["loo_abstained"] <= 0.05
     assert fitted.stats["general_abstained"] > 0.9
@@ -229,9 +225,7 @@ def test_gates_need_a_lead_even_without_rivals() -> None:
     gates = []
     for score in (1.0, 0.2):
         part = np.array([score], np.float32)
-        gates.append(
-            float(Calibration().gates(Candidates(np.array([0], np.int32), part, part, part, part))[0])
-        )
+        gates.append(float(Calibration().gates(Candidates(np.array([0], np.int32), part, part, part, part))[0]))
     assert gates[0] > 0.9
     assert gates[1] < 0.1
 

@@ -46,9 +46,7 @@ def test_no_text_gives_no_row(embedder: Embedder) -> None:
 
 
 def test_a_paraphrase_is_nearer_than_another_topic(embedder: Embedder) -> None:
-    a, b, c = embedder.encode(
-        ["When did the ship sink?", "In which year was the vessel lost?", "I like jam."]
-    )
+    a, b, c = embedder.encode(["When did the ship sink?", "In which year was the vessel lost?", "I like jam."])
     assert a @ b > a @ c + 0.2
 
 
@@ -87,9 +85,7 @@ def test_a_folder_with_other_modules_goes_through_sentence_transformers(tmp_path
     assert isinstance(load_embedder(str(folder)), PooledTransformer)
     pooling = folder / "1_Pooling" / "config.json"
     modes = json.loads(pooling.read_text())
-    pooling.write_text(
-        json.dumps(modes | {"pooling_mode_max_tokens": True, "pooling_mode_mean_tokens": False})
-    )
+    pooling.write_text(json.dumps(modes | {"pooling_mode_max_tokens": True, "pooling_mode_mean_tokens": False}))
     other = load_embedder(str(folder))
     assert isinstance(other, SentenceTransformerEmbedder)
     assert other.fingerprint != embedder.fingerprint
@@ -101,9 +97,7 @@ def test_first_token_pooling_equals_sentence_transformers(tmp_path) -> None:
     shutil.copytree(find_embedder("minilm"), folder)
     pooling = folder / "1_Pooling" / "config.json"
     modes = json.loads(pooling.read_text())
-    pooling.write_text(
-        json.dumps(modes | {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False})
-    )
+    pooling.write_text(json.dumps(modes | {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}))
     short = load_embedder(str(folder))
     assert isinstance(short, PooledTransformer)
     oracle = SentenceTransformerEmbedder("first", folder)

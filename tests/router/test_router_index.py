@@ -70,9 +70,7 @@ def test_a_cache_of_other_keys_is_rebuilt(tmp_path: Path) -> None:
     np.testing.assert_array_equal(search_index(open_index(new, path), new, 1)[:, 0], np.arange(20))
     # the caller's own stamp: a stale one rebuilds, and one that lies about the count does not mislead
     open_index(old, path, "version 1")
-    np.testing.assert_array_equal(
-        search_index(open_index(new, path, "version 2"), new, 1)[:, 0], np.arange(20)
-    )
+    np.testing.assert_array_equal(search_index(open_index(new, path, "version 2"), new, 1)[:, 0], np.arange(20))
     assert open_index(unit_rows(9), path, "version 2").ntotal == 9
 
 

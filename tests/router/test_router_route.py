@@ -38,9 +38,7 @@ class WordEmbedder:
             for word in text.lower().replace("?", "").split():
                 if word not in self.vectors:
                     seed = int.from_bytes(word.encode()[:8].ljust(8), "little")
-                    self.vectors[word] = (
-                        np.random.default_rng(seed).normal(size=self.dimension).astype(np.float32)
-                    )
+                    self.vectors[word] = np.random.default_rng(seed).normal(size=self.dimension).astype(np.float32)
                 row += self.vectors[word]
         return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
 
@@ -92,9 +90,7 @@ def test_an_empty_store_abstains() -> None:
 
 
 def test_atoms_without_a_key_are_never_routed() -> None:
-    router = Router(
-        EMBEDDER, EMBEDDER.encode(TEXTS[:1]), np.array([1], np.int32), ["bare", "keyed"], TEXTS[:1]
-    )
+    router = Router(EMBEDDER, EMBEDDER.encode(TEXTS[:1]), np.array([1], np.int32), ["bare", "keyed"], TEXTS[:1])
     assert [a.id for a in router.route(TEXTS[0]).atoms] == ["keyed"]
 
 
@@ -125,9 +121,7 @@ def test_the_order_of_the_keys_does_not_matter(question: str, seed: int) -> None
     order = np.random.default_rng(seed).permutation(len(TEXTS))
     texts = [TEXTS[i] for i in order]
     ids = [f"atom-{i}" for i in range(len(TEXTS))]
-    shuffled = Router(
-        EMBEDDER, EMBEDDER.encode(texts), order.astype(np.int32), ids, texts, None, ROUTER.settings
-    )
+    shuffled = Router(EMBEDDER, EMBEDDER.encode(texts), order.astype(np.int32), ids, texts, None, ROUTER.settings)
     one, other = ROUTER.route(question), shuffled.route(question)
     assert [a.id for a in one.atoms] == [a.id for a in other.atoms]
     np.testing.assert_allclose([a.weight for a in one.atoms], [a.weight for a in other.atoms], atol=1e-4)
@@ -222,8 +216,6 @@ def test_real_questions_with_the_real_embedder() -> None:
     routes = router.route_batch(asked_by_people)
     assert [route.atoms[0].id if route.atoms else "-" for route in routes].count("-") <= 1
     assert sum(route.atoms[0].id == str(n) for n, route in enumerate(routes) if route.atoms) >= 5
-    far = router.route_batch(
-        ["Who wrote Pride and Prejudice?", "What is 12 times 12?", "Tell me a bedtime story."]
-    )
+    far = router.route_batch(["Who wrote Pride and Prejudice?", "What is 12 times 12?", "Tell me a bedtime story."])
     assert all(route.abstained for route in far)
     assert isinstance(calibration, Calibration)

@@ -62,9 +62,7 @@ def make_base(seed=0, name="tiny"):
     words = {word for fact in FACTS for text in fact for word in text.replace("?", " ? ").split()}
     words |= {"user", "assistant", "Use", "this", "text", "to", "answer", "Question", ":", ".", "?"}
     tokens = ["<|end|>", "<|turn|>", "<|done|>", "<unk>", *sorted(words), *(f"w{i}" for i in range(60))]
-    inner = Tokenizer(
-        models.WordLevel({token: number for number, token in enumerate(tokens)}, unk_token="<unk>")
-    )
+    inner = Tokenizer(models.WordLevel({token: number for number, token in enumerate(tokens)}, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
     inner.add_special_tokens(["<|end|>", "<|turn|>", "<|done|>"])
     tokenizer = PreTrainedTokenizerFast(
@@ -101,7 +99,7 @@ def make_atom(number, base, record, recall=1.0):
     title, text, question, answer = FACTS[number]
     questions = (Question(text=question, answer=answer, kind="user"),)
     return Atom(
-        id=atom_identity(base.fingerprint, "recipe", title, text, questions),
+        id=atom_identity(base.fingerprint, "recipe", title, (), text, questions),
         type="statement",
         title=title,
         text=text,
@@ -111,9 +109,7 @@ def make_atom(number, base, record, recall=1.0):
         record=TrainRecord(steps=1, loss=0.0, recall=recall, seconds=0.0),
         weights_digest=weights_digest(record),
         provenances=(
-            Provenance(
-                source=f"{title.lower()}.md", start=number, end=number + len(text), source_sha256="0" * 64
-            ),
+            Provenance(source=f"{title.lower()}.md", start=number, end=number + len(text), source_sha256="0" * 64),
         ),
     )
 

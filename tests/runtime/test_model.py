@@ -192,9 +192,7 @@ def test_compose_wraps_the_model(world, opened):
         assert torch.equal(logits[:, :-1], bare[:, :-1])
         assert not torch.equal(logits[:, -1], bare[:, -1])
         everywhere = model(ids, answer_start=[0]).logits
-        torch.testing.assert_close(
-            everywhere, merged(world, {0: 1.0, 1: 0.5})(ids).logits, rtol=1e-4, atol=1e-4
-        )
+        torch.testing.assert_close(everywhere, merged(world, {0: 1.0, 1: 0.5})(ids).logits, rtol=1e-4, atol=1e-4)
         generated = model.generate(ids, max_new_tokens=5, do_sample=False)
         step = model(ids, use_cache=True)
         tokens = [int(step.logits[0, -1].argmax())]
@@ -274,9 +272,7 @@ def test_requests_wait_for_slots_and_give_up_in_time(world, opened):
 
 
 def test_selection_drops_what_must_not_act(world, opened):
-    silent = world.atoms[1].model_copy(
-        update={"record": world.atoms[1].record.model_copy(update={"recall": 0.0})}
-    )
+    silent = world.atoms[1].model_copy(update={"record": world.atoms[1].record.model_copy(update={"recall": 0.0})})
     opened.composer.atoms[silent.id] = silent
     route = route_of(world, {0: 0.0, 1: 1.0, 2: 0.6})
     strange = RoutedAtom(id="e" * 64, weight=1.0, score=1.0)

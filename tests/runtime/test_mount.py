@@ -17,9 +17,7 @@ from atomlora.runtime.mount import Mount, _bound, pool_targets, resolve_target
 
 RANK, ALPHA, WIDTH, INNER, LAYERS, VOCABULARY = 3, 6.0, 32, 48, 3, 97
 MODULES = {"gate_proj": (WIDTH, INNER), "up_proj": (WIDTH, INNER), "down_proj": (INNER, WIDTH)}
-TARGETS = tuple(
-    Target(layer=i, module=name, d_in=a, d_out=b) for i in (1, 2) for name, (a, b) in MODULES.items()
-)
+TARGETS = tuple(Target(layer=i, module=name, d_in=a, d_out=b) for i in (1, 2) for name, (a, b) in MODULES.items())
 SCALING = ALPHA / RANK
 
 
@@ -238,9 +236,7 @@ def test_scope_all_spares_padding(model, pool):
     ids, mask = left_pad([prompt(3)[0], prompt(7)[0]])
     seen = []
     with Mount(model, TARGETS, pool, scope="all"):
-        hook = model.model.layers[1].mlp.gate_proj.register_forward_hook(
-            lambda m, i, o: seen.append(o.clone())
-        )
+        hook = model.model.layers[1].mlp.gate_proj.register_forward_hook(lambda m, i, o: seen.append(o.clone()))
         model(ids, attention_mask=mask)
         model(ids, attention_mask=mask, composition=compose(pool, [{"a": 1.0}, {"a": 1.0}], [6, 6]))
         hook.remove()
@@ -361,9 +357,7 @@ def test_threads_with_different_compositions(model, pool):
 
         def work(number):
             gate.wait()
-            return [
-                decode(model, ids, composition=requests[number] if number < 4 else None) for _ in range(4)
-            ]
+            return [decode(model, ids, composition=requests[number] if number < 4 else None) for _ in range(4)]
 
         with ThreadPoolExecutor(5) as threads:
             found = list(threads.map(work, range(5)))

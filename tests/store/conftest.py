@@ -25,9 +25,7 @@ MODELS = {
 }
 
 
-def make_atom(
-    number: int, seed: int = 0, sources: Sequence[str] = ("a.md",), **fields: Any
-) -> tuple[Atom, np.ndarray]:
+def make_atom(number: int, seed: int = 0, sources: Sequence[str] = ("a.md",), **fields: Any) -> tuple[Atom, np.ndarray]:
     """An atom and its record; `number` decides the identity, `seed` the weights."""
     generator = np.random.default_rng([number, seed])
     record = generator.integers(0, 2**16, record_size(2, TARGETS), dtype=np.uint16)
@@ -72,9 +70,7 @@ def build(path: Path, numbers: Sequence[int], seed: int = 0, per_segment: int = 
 @pytest.fixture
 def make() -> SimpleNamespace:
     """The helpers above, for test files, which cannot import this one."""
-    return SimpleNamespace(
-        atom=make_atom, keys=make_keys, commit=commit, build=build, targets=TARGETS, models=MODELS
-    )
+    return SimpleNamespace(atom=make_atom, keys=make_keys, commit=commit, build=build, targets=TARGETS, models=MODELS)
 
 
 @pytest.fixture
@@ -91,11 +87,7 @@ def files() -> Callable[[Path], list[Path]]:
     """The files that a store is made of: all but caches and the lock."""
 
     def list_files(path: Path) -> list[Path]:
-        found = [
-            p
-            for p in sorted(path.rglob("*"))
-            if p.is_file() and p.parent.name != "cache" and p.name != "lock"
-        ]
+        found = [p for p in sorted(path.rglob("*")) if p.is_file() and p.parent.name != "cache" and p.name != "lock"]
         assert found
         return found
 

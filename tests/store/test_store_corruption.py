@@ -228,17 +228,13 @@ def test_newer_formats_are_refused_by_name(store_path: Path) -> None:
 
     rewrite_manifest(store_path, newer)
     for attempt in (lambda: Store.open(store_path), lambda: Store.writer(store_path).__enter__()):
-        with pytest.raises(
-            StoreError, match=f"store format {FORMAT_VERSION + 1}, made by a newer atomlora"
-        ) as caught:
+        with pytest.raises(StoreError, match=f"store format {FORMAT_VERSION + 1}, made by a newer atomlora") as caught:
             attempt()
         assert not isinstance(caught.value, CorruptStoreError)
 
 
 @pytest.mark.parametrize("field", ["catalogue", "keys", "parent"])
-@pytest.mark.parametrize(
-    "name", ["../../../../etc/passwd", "/etc/passwd", "A" * 64, "0" * 63, "0" * 64 + "\n"]
-)
+@pytest.mark.parametrize("name", ["../../../../etc/passwd", "/etc/passwd", "A" * 64, "0" * 63, "0" * 64 + "\n"])
 def test_names_that_are_no_digests_never_become_paths(store_path: Path, field: str, name: str) -> None:
     rewrite_manifest(store_path, lambda plain: plain.update({field: name}))
     with pytest.raises(CorruptStoreError, match=field):

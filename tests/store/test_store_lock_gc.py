@@ -143,9 +143,7 @@ def test_gc_keeps_every_version_and_open_snapshots(store_path: Path, make: Simpl
     assert Store.open(store_path).verify().versions[1:] == snapshot.versions
 
 
-def test_gc_refuses_to_guess(
-    store_path: Path, make: SimpleNamespace, files: Callable[[Path], list[Path]]
-) -> None:
+def test_gc_refuses_to_guess(store_path: Path, make: SimpleNamespace, files: Callable[[Path], list[Path]]) -> None:
     store = Store.open(store_path)
     with Store.writer(store_path) as writer:
         writer.write_segment([make.atom(50)])

@@ -27,9 +27,7 @@ from atomlora.store.segments import read_record, read_segment, write_segment
 relaxed = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 finite = st.floats(allow_nan=False, allow_infinity=False)
 texts = st.text(max_size=40)
-records = st.binary(min_size=2, max_size=200).map(
-    lambda data: np.frombuffer(data[: len(data) // 2 * 2], "<u2")
-)
+records = st.binary(min_size=2, max_size=200).map(lambda data: np.frombuffer(data[: len(data) // 2 * 2], "<u2"))
 
 
 @st.composite
@@ -37,9 +35,7 @@ def atoms_with_records(draw: st.DrawFn) -> list[tuple[Atom, np.ndarray]]:
     items = []
     for number in draw(st.sets(st.integers(0, 10**6), min_size=1, max_size=5)):
         record = draw(records)
-        questions = draw(
-            st.lists(st.builds(Question, text=texts, answer=texts, kind=st.just("user")), max_size=3)
-        )
+        questions = draw(st.lists(st.builds(Question, text=texts, answer=texts, kind=st.just("user")), max_size=3))
         provenance = st.builds(
             Provenance,
             source=texts,
@@ -57,9 +53,7 @@ def atoms_with_records(draw: st.DrawFn) -> list[tuple[Atom, np.ndarray]]:
             questions=tuple(questions),
             rank=draw(st.integers(1, 64)),
             alpha=draw(finite),
-            record=TrainRecord(
-                steps=draw(st.integers(0)), loss=draw(finite), recall=draw(finite), seconds=1.5
-            ),
+            record=TrainRecord(steps=draw(st.integers(0)), loss=draw(finite), recall=draw(finite), seconds=1.5),
             weights_digest=weights_digest(record),
             provenances=tuple(draw(st.lists(provenance, max_size=2))),
             labels=tuple(draw(st.lists(texts, max_size=2))),
@@ -77,9 +71,7 @@ def test_segments_and_catalogues_read_back(items: list[tuple[Atom, np.ndarray]])
         assert read_segment(objects, digest) == placed
         view = objects.map_unverified(digest)
         for (atom, record), (_, place) in zip(items, placed, strict=True):
-            np.testing.assert_array_equal(
-                read_record(objects, view, place, atom.id, atom.weights_digest), record
-            )
+            np.testing.assert_array_equal(read_record(objects, view, place, atom.id, atom.weights_digest), record)
         entries = [Entry(atom=a, segment=p.segment, offset=p.offset, size=p.size) for a, p in placed]
         catalogue = write_catalogue(objects, entries)
         read = Catalogue(objects, catalogue)
@@ -108,9 +100,7 @@ json_values: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers(-4, 300) | finite | st.sampled_from(["U8", "BF16", "F32", "x"]),
     lambda inner: (
         st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(["dtype", "shape", "data_offsets", "__metadata__", "a"]), inner, max_size=4
-        )
+        | st.dictionaries(st.sampled_from(["dtype", "shape", "data_offsets", "__metadata__", "a"]), inner, max_size=4)
     ),
     max_leaves=12,
 )

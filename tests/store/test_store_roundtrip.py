@@ -169,9 +169,7 @@ def test_show_tells_everything_about_an_atom(store_path: Path, make: SimpleNames
     assert (store_path / "objects" / shown["segment"][:2] / shown["segment"]).is_file()
 
 
-@pytest.mark.parametrize(
-    "atom_id", ["", "abc", "../../../etc", "zzzzzzzz", "0" * 65, "0" * 64, "%%%%%%%", "a" * 6]
-)
+@pytest.mark.parametrize("atom_id", ["", "abc", "../../../etc", "zzzzzzzz", "0" * 65, "0" * 64, "%%%%%%%", "a" * 6])
 def test_unknown_atoms_are_refused(store_path: Path, atom_id: str) -> None:
     with pytest.raises(StoreError, match="atom"):
         Store.open(store_path).get(atom_id)
