@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atomlora.errors import StoreError
-from atomlora.router import Calibration, Router, RouterSettings, TokenEmbedder, fit_calibration, load_embedder
+from atomlora.router import Calibration, Router, RouterSettings, TokenEmbedder, fit_calibration
 from atomlora.router import late as module
 from atomlora.router.cache import read_cache, write_cache
 from atomlora.router.features import LATE_GATE, LATE_SCOPE, gate_features, scope_features
-from atomlora.router.late import STOP_WEIGHT, LateIndex, open_late
+from atomlora.router.late import STOP_WEIGHT, open_late
 from atomlora.router.scores import RIVAL_SCORE, Scorer
 
 WORDS = ["amber", "anvil", "barge", "beacon", "canvas", "cedar", "copper", "ferry", "gannet", "kelp"]
@@ -193,23 +193,6 @@ def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
     assert open_late(WordStates(), DOCUMENTS, tmp_path / "file" / "tokens").atoms == len(DOCUMENTS)
 
 
-def test_cached_arrays_come_back_as_they_were(tmp_path: Path) -> None:
-    arrays = {
-        "a": np.arange(7, dtype=np.int32),
-        "b": np.zeros((0, 3), np.float16),
-        "c": np.arange(6, dtype=np.float32).reshape(2, 3),
-    }
-    write_cache(tmp_path / "x", "stamp", arrays)
-    found = read_cache(tmp_path / "x", "stamp")
-    assert found.keys() == arrays.keys()
-    for name, array in arrays.items():
-        assert found[name].dtype == array.dtype
-        np.testing.assert_array_equal(found[name], array)
-    assert read_cache(tmp_path / "x", "other") is None
-    with pytest.raises(ValueError, match="complex128"):
-        write_cache(tmp_path / "x", "stamp", {"z": np.zeros(1, np.complex128)})
-
-
 ROUTER = make_router(WordStates())
 
 
@@ -314,38 +297,3 @@ def test_features_of_late_scores() -> None:
     assert scope_features(with_late)[0] == scope_features(without)[0]
     assert scope_features(with_late)[1] == pytest.approx((with_late.late.max() - 0.6) / 0.15, abs=1e-6)
     assert gate_features(with_late).shape == (len(with_late.atoms), 2)
-
-
-@pytest.fixture(scope="module")
-def minilm():
-    return load_embedder()
-
-
-def test_real_token_states(minilm) -> None:
-    texts = ["A ferry.", "When was the harbour light rebuilt after the storm?", "word " * 400, "naïve café", ""]
-    vectors, states = minilm.encode_both(texts)
-    np.testing.assert_allclose(vectors, minilm.encode(texts), atol=1e-5)
-    assert isinstance(minilm, TokenEmbedder)
-    for text, (rows, ids), alone in zip(texts, states, minilm.encode_tokens(texts), strict=True):
-        assert rows.dtype == np.float32
-        assert rows.shape == (len(ids), minilm.dimension)
-        assert ids == alone[1] == minilm.encode_tokens([text])[0][1]
-        np.testing.assert_allclose(rows, minilm.encode_tokens([text])[0][0], atol=1e-4)
-        np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
-    # "a", "ferry", "." without the two special tokens, and no padding
-    assert [len(ids) for _, ids in states[:1]] == [3]
-    assert len(states[4][1]) == 0
-
-
-def test_a_named_thing_finds_its_atom(minilm) -> None:
-    """The organisation that every document names pulls nothing; the word that one of them holds does."""
-    documents = [
-        "Harrow Ferries. Fleet. The Calder Rose carries 140 passengers.",
-        "Harrow Ferries. Tickets. Dogs travel free of charge in winter.",
-        "Harrow Ferries. History. Harrow Ferries was founded by two brothers.",
-    ]
-    index = open_late(minilm, documents)
-    assert isinstance(index, LateIndex)
-    questions = ["How many people fit on Harrow Ferries' Calder Rose?", "Does my dog pay on Harrow Ferries?"]
-    for want, states in enumerate(minilm.encode_tokens(questions)):
-        assert int(index.score(states, np.arange(3)).argmax()) == want

@@ -14,13 +14,10 @@ import torch
 from atomlora import AtomLoRA
 from atomlora.answers import Answer, Conflict
 from atomlora.atom import split_record
-from atomlora.bases import Base, fingerprint
 from atomlora.composer import Composer
-from atomlora.errors import BaseModelError, CorruptStoreError, StoreError, UsageError
+from atomlora.errors import UsageError
 from atomlora.prompts import chat_prompt
 from atomlora.router import Route, RoutedAtom, RouterSettings
-from atomlora.runtime.composition import composition
-from atomlora.runtime.keys import open_router, store_keys
 from atomlora.store import Store
 
 QUESTIONS = (
@@ -30,14 +27,7 @@ QUESTIONS = (
     "Which fruit grows in the garden?",
     "Who steers the ferry and when does the ferry leave to the garden?",
 )
-NEVER_SILENT = RouterSettings(abstain=False, min_weight=0.0)
 ALWAYS_SILENT = {"threshold": 2.0}  # above every confidence
-
-
-@pytest.fixture
-def opened(world):
-    with AtomLoRA.open(world.path, base=world.base, embedder=world.embedder, router=NEVER_SILENT) as model:
-        yield model
 
 
 def route_of(world, weights):
@@ -236,10 +226,9 @@ def test_threads_ask_as_one(opened):
 
 
 def test_a_small_pool_evicts_and_splits_batches(world):
-    settings = {"base": world.base, "embedder": world.embedder, "router": NEVER_SILENT}
-    with AtomLoRA.open(world.path, **settings) as roomy:
+    with AtomLoRA.open(world.path, **world.settings) as roomy:
         wanted = [answer.text for answer in roomy.ask_batch(QUESTIONS, top_k=2, max_new_tokens=6)]
-    with AtomLoRA.open(world.path, capacity=2, **settings) as tight:
+    with AtomLoRA.open(world.path, capacity=2, **world.settings) as tight:
         found = [answer.text for answer in tight.ask_batch(QUESTIONS, top_k=2, max_new_tokens=6)]
         assert tight.composer.pool.stats.evictions > 0
         with pytest.raises(UsageError, match="capacity"):
@@ -291,102 +280,14 @@ def test_policies_narrow_and_report(world):
             update={"conflicts": tuple(Conflict(a=best.id, b=o.id, reason="crowd") for o in others)}
         )
 
-    settings = {"base": world.base, "embedder": world.embedder, "router": NEVER_SILENT}
-    with AtomLoRA.open(world.path, policies=[keep_the_first], **settings) as model:
+    with AtomLoRA.open(world.path, policies=[keep_the_first], **world.settings) as model:
         answer = model.ask(QUESTIONS[0], top_k=3, max_new_tokens=6)
-    with AtomLoRA.open(world.path, **settings) as model:
+    with AtomLoRA.open(world.path, **world.settings) as model:
         alone = model.ask(QUESTIONS[0], top_k=1, max_new_tokens=6)
     assert len(answer.atoms) == 1
     assert [dropped.reason for dropped in answer.dropped] == ["second best"] * 2
     assert [conflict.a for conflict in answer.conflicts] == [answer.atoms[0].id] * 2
     assert answer.text == alone.text
-
-
-def test_another_base_is_refused_by_name(world):
-    model = copy.deepcopy(world.base.model)
-    model.lm_head.weight[3, 4] += 0.5
-    stranger = Base("stranger", fingerprint(model, world.base.tokenizer), model, world.base.tokenizer)
-    with pytest.raises(BaseModelError, match=r"'tiny'.*'stranger'"):
-        AtomLoRA.open(world.path, base=stranger)
-
-
-def test_another_embedder_is_refused_by_name(world):
-    stranger = copy.copy(world.embedder)
-    stranger.name, stranger.fingerprint = "stranger", "0" * 64
-    with (
-        AtomLoRA.open(world.path, base=world.base, embedder=stranger) as model,
-        pytest.raises(BaseModelError, match=r"'words'.*'stranger'"),
-    ):
-        model.route("Who?")
-
-
-def test_keys_name_neighbours_in_the_same_document(world):
-    keys = store_keys(world.atoms)
-    assert [position for position, _ in keys] == sorted(position for position, _ in keys)
-    of = {number: [text for position, text in keys if position == number] for number in range(4)}
-    together = f"{world.atoms[0].text} {world.atoms[1].text}"
-    assert together in of[0]
-    assert together in of[1]
-    assert of[2] == [
-        "The tower was built of slate.",
-        "Tower. The tower was built of slate.",
-        "What was the tower built of?",
-    ]
-
-
-def test_keys_of_other_texts_are_refused(world, opened):
-    atom = world.atoms[3].model_copy(update={"questions": ()})
-    atoms = [*world.atoms[:3], atom]
-    with pytest.raises(StoreError, match="keys do not fit"):
-        open_router(opened.store, atoms, embedder=world.embedder)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"question": " \n"}, "empty"),
-        ({"top_k": 0}, "--top-k"),
-        ({"mode": "auto"}, "--mode auto"),
-        ({"max_new_tokens": 0}, "--max-new-tokens"),
-        ({"max_new_tokens": 128}, "128 new ones exceed"),
-    ],
-)
-def test_what_cannot_be_asked(opened, arguments, message):
-    arguments = {"question": QUESTIONS[0]} | arguments
-    with pytest.raises(UsageError, match=message):
-        opened.ask(**arguments)
-    with pytest.raises(UsageError, match=message):
-        opened.stream(**arguments)
-    assert opened.ask_batch([]) == []
-
-
-def test_changed_weights_are_not_mounted(world):
-    segment = next(
-        path for path in (world.path / "objects").rglob("*") if path.is_file() and path.stat().st_size > 9000
-    )
-    data = bytearray(segment.read_bytes())
-    data[-20] ^= 1
-    segment.chmod(0o644)
-    segment.write_bytes(data)
-    with (
-        AtomLoRA.open(world.path, base=world.base, embedder=world.embedder, router=NEVER_SILENT) as model,
-        pytest.raises(CorruptStoreError),
-    ):
-        model.ask(QUESTIONS[3])
-
-
-def test_no_store(tmp_path):
-    with pytest.raises(StoreError, match="nowhere"):
-        AtomLoRA.open(tmp_path / "nowhere")
-
-
-def test_closing_leaves_the_base_bare(world):
-    with AtomLoRA.open(world.path, base=world.base, embedder=world.embedder, router=NEVER_SILENT) as model:
-        model.ask(QUESTIONS[0], max_new_tokens=2)
-    assert "forward" not in vars(world.base.model)
-    ids = torch.tensor([[5, 6]])
-    with pytest.raises(ValueError, match="composition"):
-        world.base.model.generate(ids, composition=composition([[0]], [[1.0]], [1]), max_new_tokens=1)
 
 
 def test_importing_loads_nothing_heavy():
