@@ -103,7 +103,7 @@ def evaluate(
     modes: Sequence[EvalMode] = EVAL_MODES,
     *,
     top_k: int = 4,
-    max_new_tokens: int = 64,
+    max_new_tokens: int = 96,
     batch_size: int = 16,
     documents: Mapping[str, str] | None = None,
     documents_name: str = "given",

@@ -83,13 +83,13 @@ class AtomLoRA:
             _ = opened.base
         return opened
 
-    def ask(self, question: str, mode: Mode = "atoms", top_k: int = 4, max_new_tokens: int = 64) -> Answer:
+    def ask(self, question: str, mode: Mode = "atoms", top_k: int = 4, max_new_tokens: int = 96) -> Answer:
         """Answer one question, greedily. Raises UsageError for an empty question, an unknown mode, or top_k
         or max_new_tokens < 1."""
         return self.ask_batch([question], mode, top_k, max_new_tokens)[0]
 
     def ask_batch(
-        self, questions: Sequence[str], mode: Mode = "atoms", top_k: int = 4, max_new_tokens: int = 64
+        self, questions: Sequence[str], mode: Mode = "atoms", top_k: int = 4, max_new_tokens: int = 96
     ) -> list[Answer]:
         """Answer several questions, each as `ask` would; batches are made of prompts of like length."""
         from atomlora.runtime.decoding import decode_batch, plan_batches
@@ -109,7 +109,7 @@ class AtomLoRA:
         return [answers[row] for row in range(len(questions))]
 
     def stream(
-        self, question: str, mode: Mode = "atoms", top_k: int = 4, max_new_tokens: int = 64
+        self, question: str, mode: Mode = "atoms", top_k: int = 4, max_new_tokens: int = 96
     ) -> Generator[str, None, Answer]:
         """The answer's text in pieces as they are decoded; the generator's return value is the `Answer`."""
         start = time.perf_counter()

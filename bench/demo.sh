@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 
 SAMPLE=corpora/samples/kestrin  # the papers of an invented ferry company: no model has read them
 STORE=demo-store
-LIMIT=${LIMIT:-40}  # golden questions to score; make demo LIMIT=10 is quicker
+LIMIT=${LIMIT:-24}  # golden questions to score; make demo LIMIT=10 is quicker
 
 say() { printf '\n== %s\n' "$*"; }
 
