@@ -77,7 +77,7 @@ def _files(root: Path) -> Iterator[tuple[str, Path]]:
         return
     boundary = root.resolve()
     for folder, folders, names in os.walk(root, followlinks=False):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__pycache__")
         for name in sorted(names):
             path = Path(folder) / name
             if name.startswith("."):

@@ -146,7 +146,7 @@ class PooledTransformer(FolderEmbedder):
 
         # standard error is for our own progress; put back whatever the caller had
         bars = logging.is_progress_bar_enabled()
-        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        logging.disable_progress_bar()
         try:
             model = AutoModel.from_pretrained(
                 folder,
@@ -160,7 +160,7 @@ class PooledTransformer(FolderEmbedder):
             raise BaseModelError(f"embedder {name!r}: cannot load {folder}: {error}; save the model again") from error
         finally:
             if bars:
-                logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+                logging.enable_progress_bar()
         limit = _read_json(folder / "sentence_bert_config.json").get("max_seq_length")
         tokenizer.enable_truncation(int(limit or model.config.max_position_embeddings))
         tokenizer.enable_padding(pad_id=model.config.pad_token_id or 0, pad_token=_pad_token(folder))

@@ -14,7 +14,15 @@ from atomlora.store import Store
 
 SETTINGS = CompileSettings(
     adapter=AdapterSettings(rank=4, layers="late:2"),
-    train=TrainSettings(pool_atoms=1, min_steps=2, max_steps=250, silence_rows=1, silence_tokens=2),
+    train=TrainSettings(
+        pool_atoms=1,
+        min_steps=2,
+        max_steps=400,
+        rows_per_step=8,
+        silence_rows=1,
+        silence_tokens=2,
+        pass_probability=0.6,
+    ),
     question_writer="none",
     max_questions=2,
     slots=4,
@@ -61,7 +69,7 @@ def test_first_compile_learns_and_tells(compile_, tmp_path, documents, trained):
     texts = {document.source: document.text for document in read_corpus([documents])}
     assert report.atoms_total == report.atoms_new == len(found) == len(trained) == 4
     assert (report.atoms_kept, report.atoms_removed, report.atoms_failed) == (0, 0, 0)
-    assert all(atom.record.recall == 1.0 and 2 <= atom.record.steps < 250 for atom in found.values())
+    assert all(atom.record.recall == 1.0 and 2 <= atom.record.steps < 400 for atom in found.values())
     for atom in found.values():
         place = atom.provenances[0]
         assert texts[place.source][place.start : place.end].strip() == atom.text
