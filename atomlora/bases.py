@@ -108,6 +108,18 @@ def blocks(model: Any) -> Any:
     return layers
 
 
+def linear_layers(block: Any, name: str = "") -> dict[str, Any]:
+    """The linear layers of a block by their path in it; with `name`, those whose path it is or ends."""
+    # Quantised layers are no subclasses of nn.Linear everywhere, but all of them carry these two sizes.
+    return {
+        path: module
+        for path, module in block.named_modules()
+        if isinstance(getattr(module, "in_features", None), int)
+        and isinstance(getattr(module, "out_features", None), int)
+        and (not name or path == name or path.endswith("." + name))
+    }
+
+
 def fingerprint(model: Any, tokenizer: Any) -> str:
     """sha256 over architecture, every weight's values in float16, vocabulary and chat template.
 

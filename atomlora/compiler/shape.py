@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from atomlora.atom import Target
-from atomlora.bases import blocks
+from atomlora.bases import blocks, linear_layers
 from atomlora.errors import UsageError
 from atomlora.settings import AdapterSettings
 
@@ -37,16 +37,11 @@ def resolve_targets(model: Any, settings: AdapterSettings) -> tuple[Target, ...]
     all_blocks = blocks(model)
     targets = []
     for layer in late_blocks(len(all_blocks), settings.layers):
-        linears = {
-            name: module
-            for name, module in all_blocks[layer].named_modules()
-            if isinstance(getattr(module, "in_features", None), int)
-        }
         for wanted in settings.targets:
-            found = [name for name in linears if name == wanted or name.endswith("." + wanted)]
+            found = linear_layers(all_blocks[layer], wanted)
             if len(found) != 1:
-                known = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in linears}))
+                known = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in linear_layers(all_blocks[layer])}))
                 raise UsageError(f"--targets {wanted}: the base's blocks have no such layer; choose from {known}")
-            module = linears[found[0]]
-            targets.append(Target(layer=layer, module=found[0], d_in=module.in_features, d_out=module.out_features))
+            ((path, module),) = found.items()
+            targets.append(Target(layer=layer, module=path, d_in=module.in_features, d_out=module.out_features))
     return tuple(targets)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 
 from atomlora.atom import Target
-from atomlora.bases import blocks
+from atomlora.bases import blocks, linear_layers
 from atomlora.errors import BaseModelError, UsageError
 from atomlora.kernels import AdapterPool, FactorPool, sum_delta
 from atomlora.runtime.composition import Active, Composition, Scope, active_rows
@@ -54,14 +54,14 @@ def resolve_target(model: Any, target: Target) -> Any:
             f"target {target.layer}.{target.module}: the base has layers 0 to {len(layers) - 1}; "
             "use the base that the store was compiled for"
         )
-    linears = {name: module for name, module in layers[target.layer].named_modules() if _is_linear(module)}
-    found = [name for name in linears if name == target.module or name.endswith("." + target.module)]
+    found = linear_layers(layers[target.layer], target.module)
     if len(found) != 1:
+        known = linear_layers(layers[target.layer])
         problem = "is not in that block" if not found else f"is ambiguous there ({', '.join(found)})"
         raise BaseModelError(
-            f"target {target.layer}.{target.module}: {problem}; its linear layers are {', '.join(linears) or 'none'}"
+            f"target {target.layer}.{target.module}: {problem}; its linear layers are {', '.join(known) or 'none'}"
         )
-    module = linears[found[0]]
+    (module,) = found.values()
     shape = (int(module.in_features), int(module.out_features))
     if shape != (target.d_in, target.d_out):
         raise BaseModelError(
@@ -69,13 +69,6 @@ def resolve_target(model: Any, target: Target) -> Any:
             f"the atoms are made for {target.d_in} to {target.d_out}; use the base that the store names"
         )
     return module
-
-
-def _is_linear(module: Any) -> bool:
-    # Quantised layers are no subclasses of nn.Linear everywhere, but all of them carry these two sizes.
-    return isinstance(getattr(module, "in_features", None), int) and isinstance(
-        getattr(module, "out_features", None), int
-    )
 
 
 class Mount:
