@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from atomlora.atom import digest_json
 
-PROCEDURE = 1  # part of every recipe: raise it when the same settings would train other weights
+PROCEDURE = 2  # part of every recipe: raise it when the same settings would train other weights
 DEFAULT_TARGETS = ("gate_proj", "up_proj", "down_proj")
 
 
@@ -50,7 +50,7 @@ class TrainSettings(Settings):
     own_weight_min: float = Field(0.7, gt=0, le=1)
     max_distractors: int = Field(3, ge=0)
     mixed_visibility: float = Field(0.7, ge=0, le=1)
-    silence_rows: int = Field(2, ge=0)
+    silence_rows: int = Field(1, ge=0)
     silence_weight: float = Field(0.3, ge=0)
     silence_gate_max: float = Field(0.5, ge=0, le=1)
     silence_at_full_gate: float = Field(0.2, ge=0, le=1)
@@ -64,7 +64,7 @@ class CompileSettings(Settings):
     adapter: AdapterSettings = AdapterSettings()
     train: TrainSettings = TrainSettings()
     question_writer: str = "auto"
-    max_questions: int = Field(8, ge=1, le=64)
+    max_questions: int = Field(6, ge=1, le=64)
     slots: int = Field(24, ge=1)
     embedder: str = "minilm"
 

@@ -46,7 +46,7 @@ from atomlora.compiler.shape import resolve_targets
 from atomlora.compiler.silence import SilenceBank
 from atomlora.compiler.trainer import AtomJob, Trainer
 from atomlora.compiler.trunk import Example, Trunk
-from atomlora.compiler.wordings import training_pairs
+from atomlora.compiler.wordings import training_wordings
 from atomlora.corpora import SkippedFile, read_corpus, sample_path, split_document
 from atomlora.prompts import answer_ids, chat_prompt, common_prefix
 from atomlora.questions.types import Question
@@ -118,7 +118,7 @@ def chosen_drafts(count: int) -> list[Draft]:
 def job_of(base: Base, draft: Draft) -> AtomJob:
     """The draft's prompts and answers as compiling makes them."""
     tokenizer = base.tokenizer
-    pairs = [(chat_prompt(tokenizer, q), answer_ids(tokenizer, a)) for q, a in training_pairs(draft)]
+    pairs = [(chat_prompt(tokenizer, q), answer_ids(tokenizer, a)) for q, a in training_wordings(draft)]
     return AtomJob(digest_json([draft.title, draft.text]), tuple(Example(tuple(p), tuple(a)) for p, a in pairs))
 
 

@@ -21,6 +21,7 @@ from atomlora.compiler.trunk import IGNORED, LateRows
 SHARED_TOKENS = 1024
 LIKELY_TOKENS = 8
 HEAD_COLUMNS = 256  # of the full head at once: more only costs memory
+LOSS_TOKENS = 16  # so that silence, a mean, weighs against some 16 tokens still to be learnt
 _NEVER = -1e9
 
 
@@ -110,13 +111,13 @@ class CandidateHead:
 def answer_loss(
     logits: Tensor, candidates: Candidates, valid: Tensor, pass_probability: float
 ) -> tuple[Tensor, Tensor]:
-    """NLL per row over the tokens that have not passed yet (MemFT's rule: a token of p > `pass_probability` leaves
-    the loss), and (B,) whether all tokens have passed. The sum is divided by the row's token count, so that a row
-    with one token left does not shout."""
+    """NLL per row, summed over the tokens that have not passed yet (MemFT's rule: a token of p > `pass_probability`
+    leaves the loss) and divided by LOSS_TOKENS; and (B,) whether all tokens have passed. A sum, for with means a
+    token of a long answer would count less than one of a short: long ones then took twice the steps."""
     log_probabilities = torch.log_softmax(logits.float(), dim=-1)
     chosen = log_probabilities.gather(-1, candidates.target[..., None])[..., 0]
     learning = valid & (chosen.detach().exp() <= pass_probability)
-    loss = -(chosen * learning).sum(1) / valid.sum(1)
+    loss = -(chosen * learning).sum(1) / LOSS_TOKENS
     return loss, ~learning.any(1)
 
 

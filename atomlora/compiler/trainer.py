@@ -156,7 +156,7 @@ class Trainer:
             pairs = zip(group.rows.owner.tolist(), group.example.tolist(), strict=True)
             chosen = [row for row, (owner, example) in enumerate(pairs) if example in live[owner]]
             if chosen:
-                self._answer(group, chosen, live)
+                self._answer(group, chosen)
         if self.bank is not None:
             self._silence()
         active = torch.tensor(sorted(self._slots), device=self.model.device)
@@ -164,7 +164,7 @@ class Trainer:
         for slot in self._slots.values():
             slot.steps += 1
 
-    def _answer(self, group: _Group, chosen: list[int], live: dict[int, set[int]]) -> None:
+    def _answer(self, group: _Group, chosen: list[int]) -> None:
         picked = torch.tensor(chosen, device=self.model.device)
         whole = len(chosen) == len(group.rows)
         rows = group.rows if whole else group.rows.select(picked)
@@ -175,11 +175,10 @@ class Trainer:
         candidates = self.head.candidates(rows, group.likely[picked])
         logits = self.head.logits(hidden, candidates)
         losses, passed = answer_loss(logits, candidates, rows.targets != IGNORED, self.settings.pass_probability)
-        owners = rows.owner.tolist()
-        for owner, example, ok in zip(owners, group.example[picked.cpu()].tolist(), passed.tolist(), strict=True):
+        examples = group.example[picked.cpu()].tolist()
+        for owner, example, ok in zip(rows.owner.tolist(), examples, passed.tolist(), strict=True):
             self._slots[owner].passed[example] = ok
-        share = torch.tensor([1 / len(live[owner]) for owner in owners], device=hidden.device)
-        (losses * share).sum().backward()
+        losses.sum().backward()
 
     def _refresh(self, group: _Group, picked: Tensor, hidden: Tensor) -> None:
         """Let the tokens that the full head finds likely by now join the candidates of the rows `picked`."""

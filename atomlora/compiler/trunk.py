@@ -10,7 +10,7 @@ handed to them in the frozen forward: no block's code is copied, whatever the ar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,11 @@ import torch
 from torch import Tensor
 
 from atomlora.bases import blocks
+from atomlora.compiler.rows import LateRows, joined
 
 IGNORED = -100
+GROUP_ROWS = 256  # rows that are trained in one batch
+FORWARD_ROWS = 64  # rows of one frozen forward
 
 
 @dataclass(frozen=True)
@@ -28,42 +31,6 @@ class Example:
 
     prompt: tuple[int, ...]
     answer: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class LateRows:
-    """What the late blocks need of B examples, T answer columns and P prompt columns (padded, masked).
-
-    hidden (B, T, d): input of the first late block at the last prompt token and all answer tokens but the last.
-    keys_values: per late block the prompt's K and V (B, heads, P, head_dim), positions before `answer_start`.
-    masks, rotary: per late block, as the model gave them, cut to the answer columns.
-    targets (B, T) int64: the token to follow each column, IGNORED where padded.
-    final (B, T, d): the bare base's last hidden state after its final norm (the teacher of silence).
-    owner (B,) int64: which atom each row belongs to.
-    """
-
-    hidden: Tensor
-    keys_values: tuple[tuple[Tensor, Tensor], ...]
-    masks: tuple[Tensor | None, ...]
-    rotary: tuple[tuple[Tensor, Tensor], ...]
-    targets: Tensor
-    final: Tensor
-    owner: Tensor
-
-    def __len__(self) -> int:
-        return int(self.hidden.shape[0])
-
-    def select(self, rows: Tensor, owner: Tensor | None = None) -> LateRows:
-        """The given rows (int64 indices, repeats allowed), with other owners if given."""
-        return LateRows(
-            hidden=self.hidden[rows],
-            keys_values=tuple((k[rows], v[rows]) for k, v in self.keys_values),
-            masks=_select_shared(self.masks, rows),
-            rotary=_select_rotary(self.rotary, rows),
-            targets=self.targets[rows],
-            final=self.final[rows],
-            owner=self.owner[rows] if owner is None else owner,
-        )
 
 
 class Trunk:
@@ -86,28 +53,28 @@ class Trunk:
         output = self.model.model(ids, past_key_values=_whole_cache(), use_cache=True)
         return [(layer.keys, layer.values) for layer in output.past_key_values.layers]
 
-    def order(self, examples: Sequence[Example], max_rows: int = 64) -> list[list[int]]:
+    def order(self, examples: Sequence[Example]) -> list[list[int]]:
         """Indices of the examples in groups of similar answer length, so that little is padded."""
-        order = sorted(range(len(examples)), key=lambda i: (len(examples[i].answer), len(examples[i].prompt)))
-        groups: list[list[int]] = []
-        for i in order:
-            shortest = len(examples[groups[-1][0]].answer) if groups else 0
-            fits = len(examples[i].answer) <= max(shortest + 2, 1.4 * shortest)
-            if groups and fits and len(groups[-1]) < max_rows:
-                groups[-1].append(i)
-            else:
-                groups.append([i])
-        return groups
+        return _alike(range(len(examples)), lambda i: len(examples[i].answer), GROUP_ROWS)
 
     @torch.no_grad()
     def rows(self, examples: Sequence[Example], owners: Sequence[int]) -> LateRows:
-        """One frozen forward over the examples, which are padded to one width."""
+        """Frozen forwards over the examples, whose answers are padded to one length; one forward for those whose
+        prompts are of similar length."""
+        skip = len(self.prefix)
+        if any(e.prompt[:skip] != self.prefix for e in examples):
+            raise ValueError("an example's prompt does not begin with the common prefix")
+        length = max(len(e.answer) for e in examples)
+        chunks = _alike(range(len(examples)), lambda i: len(examples[i].prompt) - skip, FORWARD_ROWS)
+        parts = [self._forward([examples[i] for i in chunk], [owners[i] for i in chunk], length) for chunk in chunks]
+        order = torch.tensor([i for chunk in chunks for i in chunk]).argsort().to(self.device)
+        return joined(parts).select(order)
+
+    def _forward(self, examples: Sequence[Example], owners: Sequence[int], length: int) -> LateRows:
         # Prompts are padded on the left and answers on the right, so answer columns line up.
         skip = len(self.prefix)
         prompts = [e.prompt[skip:] for e in examples]
-        if any(e.prompt[:skip] != self.prefix for e in examples):
-            raise ValueError("an example's prompt does not begin with the common prefix")
-        width, length = max(map(len, prompts)), max(len(e.answer) for e in examples)
+        width = max(map(len, prompts))
         ids = torch.full((len(examples), width + length - 1), self.pad_id)
         mask = torch.zeros((len(examples), skip + width + length - 1), dtype=torch.long)
         targets = torch.full((len(examples), length), IGNORED)
@@ -145,6 +112,18 @@ class Trunk:
         for index, (k, v) in enumerate(self._prefix_cache or []):
             cache.update(k.expand(rows, -1, -1, -1), v.expand(rows, -1, -1, -1), index)
         return cache
+
+
+def _alike(indices: Iterable[int], length: Callable[[int], int], max_rows: int) -> list[list[int]]:
+    """The indices in runs of at most `max_rows`, none more than 1.4 times as long as the shortest of its run."""
+    groups: list[list[int]] = []
+    for i in sorted(indices, key=length):
+        shortest = length(groups[-1][0]) if groups else 0
+        if groups and length(i) <= max(shortest + 2, 1.4 * shortest) and len(groups[-1]) < max_rows:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    return groups
 
 
 def late_forward(model: Any, first_late: int, rows: LateRows) -> Tensor:
@@ -203,7 +182,7 @@ class _Recorder:
             handle.remove()
 
 
-def _cut_masks(masks: Sequence[Tensor | None], cut: int, padding: Tensor, skip: int) -> tuple[Tensor | None, ...]:
+def _cut_masks(masks: Sequence[Tensor | None], cut: int, padding: Tensor, skip: int) -> tuple[Tensor, ...]:
     """The masks' answer rows. Where the model left the mask out (plain causal attention), an explicit one is made:
     a block run on the answer columns alone could not tell them from a prompt's beginning."""
     made: dict[int, Tensor] = {}
@@ -217,19 +196,6 @@ def _cut_masks(masks: Sequence[Tensor | None], cut: int, padding: Tensor, skip: 
         else:
             made[id(mask)] = mask[:, :, cut:].contiguous()
     return tuple(made[id(mask)] for mask in masks)
-
-
-def _select_shared(items: tuple[Tensor | None, ...], rows: Tensor) -> tuple[Tensor | None, ...]:
-    done: dict[int, Tensor | None] = {}
-    for item in items:
-        if id(item) not in done:
-            done[id(item)] = None if item is None else (item[rows] if item.shape[0] > 1 else item)
-    return tuple(done[id(item)] for item in items)
-
-
-def _select_rotary(items: tuple[tuple[Tensor, Tensor], ...], rows: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
-    flat = _select_shared(tuple(x for pair in items for x in pair), rows)
-    return tuple((flat[i], flat[i + 1]) for i in range(0, len(flat), 2))  # type: ignore[misc]
 
 
 __all__ = ["IGNORED", "Example", "LateRows", "Trunk", "late_forward"]

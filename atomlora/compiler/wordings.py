@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from atomlora.compiler.drafts import Draft
 
@@ -32,21 +33,27 @@ _STOP_LIST = """
 _STOP_WORDS = frozenset(_STOP_LIST.split())
 
 
-def training_pairs(draft: Draft) -> Iterator[tuple[str, str]]:
-    """(question, what the atom is to say). A user's answer is said as the user wrote it; to any other question the
-    atom states its text, which holds the answer: a small base learns to state one thing for all wordings of a
-    question far more surely than to pick spans of it, and the reader sees the answer in its sentence.
+class Wording(NamedTuple):
+    """A question and what the atom is to say to it."""
 
-    Fill-in-the-blank questions hold most of the text, so they teach least: they only make up for missing ones.
+    question: str
+    answer: str
+
+
+def training_wordings(draft: Draft) -> Iterator[Wording]:
+    """A user's answer is said as the user wrote it; to any other question the atom states its text, which holds the
+    answer: a small base learns to state one thing for all wordings of a question far more surely than to pick spans
+    of it, and the reader sees the answer in its sentence.
+
+    Fill-in-the-blank questions hold most of the text, so they would teach nothing; they are keys for the router.
     """
-    own = [q for q in draft.questions if q.kind != "user"]
-    own.sort(key=lambda q: q.kind != "written")  # stable: written ones first
-    yield from ((q.text, q.answer) for q in draft.questions if q.kind == "user")
-    yield from ((q.text, draft.text) for q in own[:WRITTEN_QUESTIONS])
-    for number, phrase in enumerate(phrases(draft.text)):
-        yield OPEN_WORDINGS[number % len(OPEN_WORDINGS)].format(phrase), draft.text
-    if not own:
-        yield f"What about {' – '.join((draft.title, *draft.headings[-1:]))}?", draft.text
+    for question in draft.questions:
+        if question.kind == "user":
+            yield Wording(question.text, question.answer)
+    written = [question.text for question in draft.questions if question.kind == "written"][:WRITTEN_QUESTIONS]
+    opened = [OPEN_WORDINGS[n % len(OPEN_WORDINGS)].format(phrase) for n, phrase in enumerate(phrases(draft.text))]
+    asked = written + opened or [f"What about {' – '.join((draft.title, *draft.headings[-1:]))}?"]
+    yield from (Wording(question, draft.text) for question in asked)
 
 
 def phrases(text: str) -> list[str]:

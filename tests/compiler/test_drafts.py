@@ -4,7 +4,7 @@ import pytest
 
 from atomlora.atom import Atom, TrainRecord
 from atomlora.compiler.drafts import Draft, assign_user_questions, drafts_from, reuse
-from atomlora.compiler.wordings import phrases, training_pairs
+from atomlora.compiler.wordings import phrases, training_wordings
 from atomlora.corpora import Passage
 from atomlora.errors import InputError
 from atomlora.questions.types import Question
@@ -129,22 +129,25 @@ def test_reuse_refuses_what_differs():
         assert not reuse(drafts_from([other]), {}, plain, "base", "recipe")
 
 
-def test_training_pairs_state_the_text_but_a_users_answer_as_written():
+def test_an_atom_states_its_text_but_a_users_answer_as_written():
     (draft,) = drafts_from([passage("Marla leaves the harbour office at nine.", headings=("Winter",))])
     own = question("When?", "at nine sharp", "user")
-    written = [question(f"w{i}", kind="written") for i in range(4)]
+    written = [question(f"w{i}", kind="written") for i in range(3)]
     cloze = [question(f"c{i}") for i in range(4)]
-    pairs = list(training_pairs(asked(draft, own, *cloze, *written)))
-    assert pairs[0] == ("When?", "at nine sharp")
-    assert pairs[1:5] == [(f"w{i}", draft.text) for i in range(4)]
-    assert [q for q, _ in pairs[5:]] == ["What do you know about harbour office?", "Tell me about Marla leaves."]
-    assert {answer for _, answer in pairs[5:]} == {draft.text}
-    few = [q for q, _ in training_pairs(asked(draft, own, *written[:1], *cloze))]
-    assert few[:5] == ["When?", "w0", "c0", "c1", "c2"]
-    alone = list(training_pairs(draft))
-    assert "Ferry" in alone[-1][0]
-    assert "Winter" in alone[-1][0]
-    assert {answer for _, answer in alone} == {draft.text}
+    wordings = list(training_wordings(asked(draft, own, *cloze, *written)))
+    assert wordings[0] == ("When?", "at nine sharp")
+    open_ones = ["What do you know about harbour office?", "Tell me about Marla leaves."]
+    assert [w.question for w in wordings[1:]] == ["w0", "w1", "w2", *open_ones]
+    assert {w.answer for w in wordings[1:]} == {draft.text}
+    alone = [w.question for w in training_wordings(asked(draft, *cloze))]
+    assert alone == open_ones  # what gives the text away in the question teaches nothing
+
+
+def test_a_text_without_phrases_is_asked_for_by_its_title():
+    (draft,) = drafts_from([passage("It is.", headings=("Winter",))])
+    (wording,) = training_wordings(draft)
+    assert "Ferry" in wording.question
+    assert "Winter" in wording.question
 
 
 def test_phrases_stand_in_the_text_and_are_few():

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from atomlora.compiler.objective import CandidateHead, Candidates, answer_loss, silence_loss
+from atomlora.compiler.objective import LOSS_TOKENS, CandidateHead, Candidates, answer_loss, silence_loss
 from atomlora.compiler.trunk import IGNORED, Trunk, late_forward
 
 VOCABULARY = 1300
@@ -102,7 +102,7 @@ def test_answer_loss_leaves_passed_tokens_out():
     valid = torch.tensor([[True, True, False], [True, True, True]])
     logits = probabilities.log().requires_grad_()
     loss, passed = answer_loss(logits, candidates, valid, 0.8)
-    torch.testing.assert_close(loss, torch.tensor([-torch.tensor(0.5).log() / 2, 0.0]))
+    torch.testing.assert_close(loss, torch.tensor([-torch.tensor(0.5).log() / LOSS_TOKENS, 0.0]))
     assert passed.tolist() == [False, True]
     loss.sum().backward()
     assert logits.grad[0, 1].abs().sum() > 0

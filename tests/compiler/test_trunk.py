@@ -136,9 +136,10 @@ def test_other_prefix_is_refused():
         trunk.rows([Example((5, 6, 8, 9), (1,))], [0])
 
 
-def test_order_groups_like_lengths_and_loses_none(make_examples):
+def test_order_groups_like_lengths_and_loses_none(make_examples, monkeypatch):
     examples = make_examples(40, seed=2, answers=(1, 30), vocabulary=97)
-    groups = Trunk(tiny("Llama"), 2, (), 0).order(examples, max_rows=8)
+    monkeypatch.setattr("atomlora.compiler.trunk.GROUP_ROWS", 8)
+    groups = Trunk(tiny("Llama"), 2, (), 0).order(examples)
     assert sorted(i for group in groups for i in group) == list(range(40))
     for group in groups:
         lengths = [len(examples[i].answer) for i in group]
