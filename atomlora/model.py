@@ -14,6 +14,7 @@ from atomlora.answers import Answer, AnswerAtom, Mode, check_request
 from atomlora.errors import BaseModelError
 from atomlora.prompts import chat_prompt
 from atomlora.store import Store
+from atomlora.turns import adds, joined, turns
 
 if TYPE_CHECKING:
     from atomlora.atom import Atom
@@ -27,11 +28,12 @@ BATCH_SIZE = 16
 
 
 class Asked(NamedTuple):
-    """A question on its way: its route, what of it takes part, and the prompt's token ids."""
+    """A question on its way: its route, what of it takes part, what is mounted in each turn (see
+    `atomlora.turns`), and the prompt's token ids."""
 
     route: Route
     selection: Selection
-    mounted: Selection
+    turns: list[Selection]
     prompt: list[int]
 
 
@@ -96,17 +98,21 @@ class AtomLoRA:
 
         start = time.perf_counter()
         asked = self._prepare(questions, mode, top_k, max_new_tokens)
-        atoms = [{atom.id for atom in one.mounted.atoms} for one in asked]
-        answers: dict[int, Answer] = {}
-        for rows in plan_batches([len(one.prompt) for one in asked], atoms, BATCH_SIZE, self._capacity):
-            batch = [asked[row] for row in rows]
-            last = max(len(one.prompt) for one in batch) - 1
-            with self.composer.mounted([one.mounted for one in batch], [last] * len(batch)) as composition:
-                texts = decode_batch(self.base, [one.prompt for one in batch], composition, max_new_tokens)
-            latency_ms = (time.perf_counter() - start) * 1000
-            for row, one, text in zip(rows, batch, texts, strict=True):
-                answers[row] = self._answer(one, text, mode, latency_ms)
-        return [answers[row] for row in range(len(questions))]
+        rows = [(number, turn) for number, one in enumerate(asked) for turn in one.turns]
+        prompts = [asked[number].prompt for number, _ in rows]
+        atoms = [{atom.id for atom in turn.atoms} for _, turn in rows]
+        statements: list[str] = [""] * len(rows)
+        for batch in plan_batches([len(prompt) for prompt in prompts], atoms, BATCH_SIZE, self._capacity):
+            last = max(len(prompts[row]) for row in batch) - 1
+            with self.composer.mounted([rows[row][1] for row in batch], [last] * len(batch)) as composition:
+                texts = decode_batch(self.base, [prompts[row] for row in batch], composition, max_new_tokens)
+            for row, text in zip(batch, texts, strict=True):
+                statements[row] = text
+        latency_ms = (time.perf_counter() - start) * 1000
+        said: list[list[str]] = [[] for _ in asked]
+        for (number, _), statement in zip(rows, statements, strict=True):
+            said[number].append(statement)
+        return [self._answer(one, joined(texts), mode, latency_ms) for one, texts in zip(asked, said, strict=True)]
 
     def stream(
         self, question: str, mode: Mode = "atoms", top_k: int = 4, max_new_tokens: int = 96
@@ -226,8 +232,8 @@ class AtomLoRA:
             shown = selection.atoms if mode in ("text", "both") else ()
             prompt = chat_prompt(self.base.tokenizer, route.question, self._context(shown))
             check_room(self.base, prompt, route.question, max_new_tokens)
-            mounted = selection if mode in ("atoms", "both") else Selection()
-            asked.append(Asked(route, selection, mounted, prompt))
+            played = turns(selection) if mode == "atoms" else [selection if mode == "both" else Selection()]
+            asked.append(Asked(route, selection, played, prompt))
         return asked
 
     def _context(self, atoms: Sequence[RoutedAtom]) -> str | None:
@@ -237,13 +243,20 @@ class AtomLoRA:
     def _stream(self, asked: Asked, mode: Mode, max_new_tokens: int, start: float) -> Generator[str, None, Answer]:
         from atomlora.runtime.decoding import stream_text
 
-        pieces: list[str] = []
-        with self.composer.mounted([asked.mounted], [len(asked.prompt) - 1]) as composition:
-            for piece in stream_text(self.base, asked.prompt, composition, max_new_tokens):
-                pieces.append(piece)
-                yield piece
+        said: list[str] = []
+        for turn in asked.turns:
+            pieces: list[str] = []
+            with self.composer.mounted([turn], [len(asked.prompt) - 1]) as composition:
+                for piece in stream_text(self.base, asked.prompt, composition, max_new_tokens):
+                    pieces.append(piece)
+                    if not said:  # a later turn may repeat an earlier one, which shows at its end
+                        yield piece
+            statement = "".join(pieces).strip()
+            if said and adds(statement, said):
+                yield "\n" + statement
+            said.append(statement)
         latency_ms = (time.perf_counter() - start) * 1000
-        return self._answer(asked, "".join(pieces).strip(), mode, latency_ms)
+        return self._answer(asked, joined(said), mode, latency_ms)
 
     def _answer(self, asked: Asked, text: str, mode: Mode, latency_ms: float) -> Answer:
         return Answer(

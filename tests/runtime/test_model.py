@@ -19,6 +19,7 @@ from atomlora.errors import UsageError
 from atomlora.prompts import chat_prompt
 from atomlora.router import Route, RoutedAtom, RouterSettings
 from atomlora.store import Store
+from atomlora.turns import joined
 
 QUESTIONS = (
     "When does the ferry leave?",
@@ -76,23 +77,37 @@ def test_ask_gives_answer_with_provenance(world, opened):
     assert set(fields["atoms"][0]) == {"id", "weight", "score", "source", "start", "end", "text"}
 
 
-def test_ask_decodes_what_dense_merging_decodes(world, opened):
-    """Answer scope with a prompt of which only the last token is adapted: cache from the base, rest
+def decoded(world, weights, steps=6):
+    """Greedy steps in answer scope, where only the prompt's last token is adapted: cache from the base, rest
     merged."""
-    answer = opened.ask(QUESTIONS[2], max_new_tokens=6)
-    weights = {next(n for n, a in enumerate(world.atoms) if a.id == r.id): r.weight for r in answer.atoms}
     dense = merged(world, weights)
     ids = torch.tensor([chat_prompt(world.base.tokenizer, QUESTIONS[2])])
     last = ids.shape[1] - 1
     tokens = []
-    for _ in range(6):
+    for _ in range(steps):
         cache = world.base.model(ids[:, :last], use_cache=True).past_key_values
         tokens.append(int(dense(ids[:, last:], past_key_values=cache).logits[0, -1].argmax()))
         if tokens[-1] in (0, 2):
             break
         ids = torch.cat([ids, torch.tensor([tokens[-1:]])], dim=1)
-    assert answer.text == world.base.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+    return world.base.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+
+
+def test_ask_decodes_what_dense_merging_decodes(world, opened):
+    """Each turn: its leader at weight 1, the others at their gates."""
+    answer = opened.ask(QUESTIONS[2], max_new_tokens=6)
+    gates = {next(n for n, a in enumerate(world.atoms) if a.id == r.id): r.weight for r in answer.atoms}
+    assert len(gates) > 1
+    said = [decoded(world, gates | {leader: 1.0}) for leader in gates]
+    assert answer.text == joined(said)
     assert answer.text != opened.ask(QUESTIONS[2], mode="none", max_new_tokens=6).text
+
+
+def test_one_routed_atom_has_one_turn(world, opened):
+    answer = opened.ask(QUESTIONS[2], top_k=1, max_new_tokens=6)
+    (atom,) = answer.atoms
+    number = next(n for n, a in enumerate(world.atoms) if a.id == atom.id)
+    assert answer.text == decoded(world, {number: 1.0})
 
 
 @pytest.mark.parametrize("mode", ["atoms", "text", "both", "none"])
