@@ -52,7 +52,8 @@ class Answer(AnswerPart):
 
     `abstained`: the router found nothing that covers the question, so the bare base answered. `confidence`:
     the router's probability that the store covers it (0 in mode none, which does not route). `latency_ms`:
-    from the call to the end of the batch that held the question. `prompt_tokens`: without padding.
+    from the call to the end of the batch that held the question's last statement. `prompt_tokens`: without
+    padding. `text`: in mode atoms one statement a line, one for each atom that says something new.
     """
 
     question: str

@@ -41,8 +41,9 @@ class AtomLoRA:
     """One version of a store on its base model. Thread-safe; base, embedder and atoms are loaded when first
     needed.
 
-    Modes of asking: `atoms` mounts the routed atoms and puts no text in the prompt; `text` puts their texts
-    in the prompt and mounts nothing; `both` does both; `none` asks the bare base. A question that the router
+    Modes of asking: `atoms` mounts the routed atoms, each of which leads one statement of the answer (see
+    `atomlora.turns`), and puts no text in the prompt; `text` puts their texts in the prompt and mounts
+    nothing; `both` does both, in one statement; `none` asks the bare base. A question that the router
     finds outside of the store is answered by the bare base in every mode (`abstained`).
     """
 
@@ -86,8 +87,8 @@ class AtomLoRA:
         return opened
 
     def ask(self, question: str, mode: Mode = "atoms", top_k: int = 4, max_new_tokens: int = 96) -> Answer:
-        """Answer one question, greedily. Raises UsageError for an empty question, an unknown mode, or top_k
-        or max_new_tokens < 1."""
+        """Answer one question, greedily, by statements of up to `max_new_tokens` tokens. Raises UsageError for an
+        empty question, an unknown mode, or top_k or max_new_tokens < 1."""
         return self.ask_batch([question], mode, top_k, max_new_tokens)[0]
 
     def ask_batch(
@@ -102,22 +103,27 @@ class AtomLoRA:
         prompts = [asked[number].prompt for number, _ in rows]
         atoms = [{atom.id for atom in turn.atoms} for _, turn in rows]
         statements: list[str] = [""] * len(rows)
+        latencies = [0.0] * len(asked)
         for batch in plan_batches([len(prompt) for prompt in prompts], atoms, BATCH_SIZE, self._capacity):
             last = max(len(prompts[row]) for row in batch) - 1
             with self.composer.mounted([rows[row][1] for row in batch], [last] * len(batch)) as composition:
                 texts = decode_batch(self.base, [prompts[row] for row in batch], composition, max_new_tokens)
             for row, text in zip(batch, texts, strict=True):
                 statements[row] = text
-        latency_ms = (time.perf_counter() - start) * 1000
+                latencies[rows[row][0]] = (time.perf_counter() - start) * 1000
         said: list[list[str]] = [[] for _ in asked]
         for (number, _), statement in zip(rows, statements, strict=True):
             said[number].append(statement)
-        return [self._answer(one, joined(texts), mode, latency_ms) for one, texts in zip(asked, said, strict=True)]
+        return [
+            self._answer(one, joined(texts), mode, latency_ms)
+            for one, texts, latency_ms in zip(asked, said, latencies, strict=True)
+        ]
 
     def stream(
         self, question: str, mode: Mode = "atoms", top_k: int = 4, max_new_tokens: int = 96
     ) -> Generator[str, None, Answer]:
-        """The answer's text in pieces as they are decoded; the generator's return value is the `Answer`."""
+        """The answer's text in pieces as they are decoded, from the second statement on whole statements; the
+        generator's return value is the `Answer`."""
         start = time.perf_counter()
         asked = self._prepare([question], mode, top_k, max_new_tokens)[0]
         return self._stream(asked, mode, max_new_tokens, start)

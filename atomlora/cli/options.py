@@ -42,7 +42,7 @@ top_k_option = click.option(
     "--top-k", default=4, show_default=True, type=click.IntRange(min=1), help="Atoms that may take part."
 )
 new_tokens_option = click.option(
-    "--max-new-tokens", default=96, show_default=True, type=click.IntRange(min=1), help="Most tokens of an answer."
+    "--max-new-tokens", default=96, show_default=True, type=click.IntRange(min=1), help="Most tokens of a statement."
 )
 
 
