@@ -73,6 +73,24 @@ def test_ragged_rows_equal_the_models_own_forward(architecture, prefix, make_exa
     check(model, examples, rows, 2, 2e-4)
 
 
+@pytest.mark.parametrize("architecture", ["Llama", "Mistral", "Gemma3"])
+def test_prompts_of_unlike_length_take_several_forwards(architecture, make_examples, monkeypatch):
+    model = tiny(architecture)
+    prefix = () if architecture == "Mistral" else PREFIX
+    examples = make_examples(9, seed=5, prefix=prefix, prompts=(1, 40), answers=(1, 9), vocabulary=97)
+    trunk, sizes = Trunk(model, 2, prefix, 0), []
+    monkeypatch.setattr(
+        trunk, "_forward", lambda some, *rest: sizes.append(len(some)) or Trunk._forward(trunk, some, *rest)
+    )
+    rows = trunk.rows(examples, range(9))
+    assert len(sizes) > 1
+    assert sum(sizes) == 9
+    assert rows.owner.tolist() == list(range(9))
+    check(model, examples, rows, 2, 2e-4)
+    picks = [8, 0, 3]
+    check(model, [examples[i] for i in picks], rows.select(torch.tensor(picks)), 2, 2e-4)
+
+
 @pytest.mark.parametrize("architecture", ["Llama", "Gemma3"])
 def test_prefix_longer_than_the_window(architecture, make_examples):
     model, prefix = tiny(architecture), tuple(range(5, 14))
