@@ -12,6 +12,7 @@ from atomlora.bases import Base
 from atomlora.errors import UsageError
 from atomlora.prompts import end_ids
 from atomlora.runtime.composition import Composition
+from atomlora.runtime.loops import no_loops
 
 
 def left_pad(
@@ -71,11 +72,16 @@ def check_room(base: Base, prompt: Sequence[int], question: str, max_new_tokens:
 def decode_batch(
     base: Base, prompts: Sequence[Sequence[int]], composition: Composition | None, max_new_tokens: int
 ) -> list[str]:
-    """The greedy answers to a batch of prompts, stripped, special tokens left out."""
+    """The greedy answers to a batch of prompts, stripped, special tokens left out; rows with atoms never loop (see
+    `atomlora.runtime.loops`)."""
     ids, mask = left_pad(prompts, base.tokenizer.pad_token_id, base.model.device)
     # No inference mode: what a model remembers of a forward (rotary tables) must stay usable in training.
     out = base.model.generate(
-        ids, attention_mask=mask, generation_config=greedy(base, max_new_tokens), composition=composition
+        ids,
+        attention_mask=mask,
+        generation_config=greedy(base, max_new_tokens),
+        composition=composition,
+        logits_processor=_processors(ids, composition),
     )
     texts = base.tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
     return [text.strip() for text in texts]
@@ -103,6 +109,7 @@ def stream_text(
                 attention_mask=mask,
                 generation_config=greedy(base, max_new_tokens),
                 composition=composition,
+                logits_processor=_processors(ids, composition),
                 streamer=streamer,
                 stopping_criteria=StoppingCriteriaList([_Closed(closed)]),
             )
@@ -124,6 +131,12 @@ def stream_text(
         thread.join()
     if failures:
         raise failures[0]
+
+
+def _processors(ids: torch.Tensor, composition: Composition | None) -> Any:
+    from transformers import LogitsProcessorList
+
+    return LogitsProcessorList(no_loops(ids.shape[1], None if composition is None else composition.slots))
 
 
 class _Closed:
