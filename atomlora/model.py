@@ -258,9 +258,10 @@ class AtomLoRA:
                     if not said:  # a later turn may repeat an earlier one, which shows at its end
                         yield piece
             statement = "".join(pieces).strip()
-            if said and adds(statement, said):
-                yield "\n" + statement
-            said.append(statement)
+            if adds(statement, said):
+                if said:
+                    yield "\n" + statement
+                said.append(statement)
         latency_ms = (time.perf_counter() - start) * 1000
         return self._answer(asked, joined(said), mode, latency_ms)
 

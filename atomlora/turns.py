@@ -34,7 +34,10 @@ def joined(statements: Sequence[str]) -> str:
 
 
 def adds(statement: str, before: Sequence[str]) -> bool:
-    """Whether `statement` says something (by its normalised words) that none of those `before` it says."""
+    """Whether `statement` says something (by its normalised words) that none of those `before` it says; the first
+    one counts as it is, if only for its punctuation."""
+    if not before:
+        return bool(statement)
     words = f" {' '.join(normalise(statement))} "
     return bool(words.strip()) and not any(words in f" {' '.join(normalise(one))} " for one in before)
 

@@ -34,6 +34,8 @@ def test_a_repeated_statement_is_said_once():
     assert joined(said) == "The tower was built of slate.\nIt is high."
     assert joined(["Slate.", "Slate, they say."]) == "Slate.\nSlate, they say."
     assert joined([""]) == ""
+    assert joined(["", "Slate."]) == "Slate."
+    assert joined(["…"]) == "…"  # what the bare base says is left alone
     assert not adds("late", ["the late one"])
     assert adds("late", ["slate"])  # words, not letters
 
