@@ -3,8 +3,9 @@
 Every atom has one prefix and every candidate of it is a *row* that continues the prefix. The prefix's K/V
 is kept once per atom and never expanded over rows: the queries of an atom's rows (and of the heads that
 share a K/V head) are laid side by side and multiplied with it in one product, then merged with the scores
-over the row's own short K/V in one softmax. Rows of one atom may have suffixes of different length;
-finished rows leave the batch.
+over the row's own short K/V in one softmax. Rows of one atom may have suffixes of different length: the
+linear layers, which are nearly all of the work, see real tokens only. A row can be forked, so that what
+several lines have in common is fed once.
 
 Weights are a private copy with an adapter's deltas merged (W + alpha/r B A), so that the base model that is
 handed in stays untouched.
@@ -23,7 +24,7 @@ from torch.nn import functional
 # smaller.
 Deltas = Mapping[tuple[int, str], tuple[torch.Tensor, torch.Tensor]]
 _Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-_HEAD_ROWS = 512  # rows of logits at a time: 100 MB at a vocabulary of 49,152
+_HEAD_ROWS = 128  # rows of logits at a time: 25 MB at a vocabulary of 49,152; larger ones cost page faults
 
 
 @dataclass(frozen=True)
@@ -60,16 +61,41 @@ class Rows:
     filled: torch.Tensor
     used: int = 0
 
-    def keep(self, rows: torch.Tensor) -> Rows:
-        """Only the given rows (indices), in their order."""
-        return Rows(
-            self.atom[rows],
-            self.position[rows],
-            self.keys[:, rows],
-            self.values[:, rows],
-            self.filled[rows],
-            self.used,
-        )
+    @property
+    def full(self) -> bool:
+        """True if there is no room for another token."""
+        return self.used == self.filled.shape[1]
+
+    def fork(self, rows: Sequence[int], room: int) -> Rows:
+        """A copy of the given rows (indices, also repeated ones) in their order, with room for `room` more
+        tokens."""
+        which = torch.tensor(list(rows), dtype=torch.long, device=self.atom.device)
+        used, layers = self.used, self.keys.shape[0]
+        shape = (layers, len(which), self.keys.shape[2], used + room, self.keys.shape[4])
+        keys, values = self.keys.new_empty(shape), self.values.new_empty(shape)
+        for number in range(layers):  # one layer at a time: no second copy of all
+            keys[number, :, :, :used] = self.keys[number, :, :, :used][which]
+            values[number, :, :, :used] = self.values[number, :, :, :used][which]
+        # Columns not yet filled are multiplied by a share of zero, which only mends finite numbers.
+        keys[:, :, :, used:], values[:, :, :, used:] = 0.0, 0.0
+        filled = functional.pad(self.filled[which, :used], (0, room))
+        return Rows(self.atom[which], self.position[which], keys, values, filled, used)
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """Real tokens of ragged rows, side by side: `ids`, `row` and `column` (N,), `last` the place of each fed
+    row's last token; (R, T) is the padded shape."""
+
+    ids: torch.Tensor
+    row: torch.Tensor
+    column: torch.Tensor
+    last: torch.Tensor
+    sizes: torch.Tensor
+
+    @property
+    def width(self) -> int:
+        return int(self.sizes.max())
 
 
 class PrefixDecoder:
@@ -118,23 +144,23 @@ class PrefixDecoder:
     @torch.inference_mode()
     def prefill(self, prompts: Sequence[Sequence[int]]) -> Prefixes:
         """K/V of each prompt (token ids, at least one)."""
-        lengths = torch.tensor([len(p) for p in prompts], device=self.device)
-        ids = torch.zeros(len(prompts), max(len(p) for p in prompts), dtype=torch.long, device=self.device)
-        for row, prompt in enumerate(prompts):
-            ids[row, : len(prompt)] = torch.tensor(list(prompt), device=self.device)
-        positions = torch.arange(ids.shape[1], device=self.device).expand(ids.shape)
-        shape = (len(self._layers), len(prompts), self.kv_heads, ids.shape[1], self.head_dim)
-        store = Prefixes(torch.zeros(shape, device=self.device), torch.zeros(shape, device=self.device), lengths)
+        fed = self._pack(prompts)
+        count, width = len(prompts), fed.width
+        shape = (len(self._layers), count, self.kv_heads, width, self.head_dim)
+        store = Prefixes(torch.zeros(shape, device=self.device), torch.zeros(shape, device=self.device), fed.sizes)
 
         def attend(number: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-            store.keys[number], store.values[number] = k.transpose(1, 2), v.transpose(1, 2)
+            store.keys[number].transpose(1, 2)[fed.row, fed.column] = k
+            store.values[number].transpose(1, 2)[fed.row, fed.column] = v
+            queries = q.new_zeros(count, self.heads, width, self.head_dim)
+            queries.transpose(1, 2)[fed.row, fed.column] = q
             # Right padding and a causal mask: no real token sees padding.
             out = functional.scaled_dot_product_attention(
-                q.transpose(1, 2), store.keys[number], store.values[number], is_causal=True, enable_gqa=True
+                queries, store.keys[number], store.values[number], is_causal=True, enable_gqa=True
             )
-            return out.transpose(1, 2)
+            return out.transpose(1, 2)[fed.row, fed.column]
 
-        self._forward(ids, positions, attend)
+        self._forward(fed.ids, fed.column, attend)
         return store
 
     def rows(self, prefixes: Prefixes, atom: Sequence[int], capacity: int) -> Rows:
@@ -151,111 +177,106 @@ class PrefixDecoder:
 
     @torch.inference_mode()
     def extend(self, prefixes: Prefixes, rows: Rows, ids: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Feed token ids (at least one a row, lengths may differ); logits (R, vocabulary) float32."""
-        hidden = self._feed(prefixes, rows, ids)
-        last = torch.tensor([len(part) - 1 for part in ids], device=self.device)
-        return self._logits(hidden[torch.arange(len(ids), device=self.device), last])
+        """Feed token ids (lengths may differ, rows with none rest); logits (rows fed, vocabulary) float32."""
+        fed = self._pack(ids)
+        return self._logits(self._feed(prefixes, rows, fed)[fed.last])
 
     @torch.inference_mode()
-    def mean_log_probability(
-        self,
-        prefixes: Prefixes,
-        atom: Sequence[int],
-        asked: Sequence[Sequence[int]],
-        targets: Sequence[Sequence[int]],
+    def log_probabilities(
+        self, prefixes: Prefixes, rows: Rows, first: torch.Tensor, targets: Sequence[Sequence[int]]
     ) -> list[float]:
-        """Mean log-probability per token of each row's target (at least one token) after prefix and
-        `asked`."""
-        ids = [[*a, *t][:-1] for a, t in zip(asked, targets, strict=True)]
-        rows = self.rows(prefixes, atom, max(len(part) for part in ids))
-        hidden = self._feed(prefixes, rows, ids)
-        places = [
-            (r, len(a) - 1 + n) for r, (a, t) in enumerate(zip(asked, targets, strict=True)) for n in range(len(t))
-        ]
-        row, column = (torch.tensor(part, device=self.device) for part in zip(*places, strict=True))
-        wanted = torch.tensor([token for target in targets for token in target], device=self.device)
-        values = []
-        for start in range(0, len(places), _HEAD_ROWS):
+        """Sum of the log-probabilities of each row's target (at least one token).
+
+        `first` (R, vocabulary) are the logits for its first token; the `rows` grow by all but the last.
+        """
+        sums = log_shares(first, torch.tensor([target[0] for target in targets], device=self.device))
+        if max(len(target) for target in targets) == 1:
+            return [float(value) for value in sums.tolist()]
+        fed = self._pack([target[:-1] for target in targets])
+        hidden = self._feed(prefixes, rows, fed)
+        wanted = torch.tensor([token for target in targets for token in target[1:]], device=self.device)
+        for start in range(0, len(wanted), _HEAD_ROWS):
             part = slice(start, start + _HEAD_ROWS)
-            values.append(
-                -functional.cross_entropy(self._logits(hidden[row[part], column[part]]), wanted[part], reduction="none")
-            )
-        sums = torch.zeros(len(ids), device=self.device).index_add_(0, row, torch.cat(values))
-        return [total / len(target) for total, target in zip(sums.tolist(), targets, strict=True)]
+            sums.index_add_(0, fed.row[part], log_shares(self._logits(hidden[part]), wanted[part]))
+        return [float(value) for value in sums.tolist()]
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         return functional.linear(self._rms(hidden, self._norm), self._head).float()
 
-    def _feed(self, prefixes: Prefixes, rows: Rows, ids: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Hidden states (R, T, d) before the last norm; `rows` grows by the tokens."""
-        count, width = len(ids), max(len(part) for part in ids)
+    def _pack(self, ids: Sequence[Sequence[int]]) -> _Packed:
         sizes = torch.tensor([len(part) for part in ids], device=self.device)
-        padded = torch.zeros(count, width, dtype=torch.long, device=self.device)
-        for row, part in enumerate(ids):
-            padded[row, : len(part)] = torch.tensor(list(part), device=self.device)
-        steps = torch.arange(width, device=self.device)
-        positions = rows.position[:, None] + steps
+        ends = sizes.cumsum(0)
+        row = torch.repeat_interleave(torch.arange(len(ids), device=self.device), sizes)
+        flat = torch.tensor([token for part in ids for token in part], dtype=torch.long, device=self.device)
+        column = torch.arange(len(flat), device=self.device) - (ends - sizes)[row]
+        return _Packed(flat, row, column, ends[sizes > 0] - 1, sizes)
+
+    def _feed(self, prefixes: Prefixes, rows: Rows, fed: _Packed) -> torch.Tensor:
+        """Hidden states (N, d) of the real tokens before the last norm; `rows` grows by them.
+
+        Only real tokens pass through the linear layers; attention alone knows rows and columns.
+        """
+        count, width, row, column = len(fed.sizes), fed.width, fed.row, fed.column
         start, stop = rows.used, rows.used + width
-        rows.filled[:, start:stop] = steps < sizes[:, None]
-        own = rows.filled[:, None, :stop].expand(count, width, stop).clone()
-        own[:, :, start:] &= steps[None, None, :] <= steps[None, :, None]
-        own[:, :, start:] |= torch.eye(width, dtype=torch.bool, device=self.device)  # padding sees itself: no NaN
-        within = torch.arange(prefixes.keys.shape[3], device=self.device) < prefixes.lengths[rows.atom][:, None]
-        # The place of each row in a grid (atom, n-th row of the atom), for the shared product with the
+        rows.filled[:, start:stop] = torch.arange(width, device=self.device) < fed.sizes[:, None]
+        own = rows.filled[row, :stop] & (torch.arange(stop, device=self.device) <= start + column[:, None])
+        within = torch.arange(prefixes.keys.shape[3], device=self.device) < prefixes.lengths[rows.atom[row]][:, None]
+        present, atom = torch.unique(rows.atom[row], return_inverse=True)
+        some = len(present) < len(prefixes.lengths) / 2  # else copying costs more than leaving the others out saves
+        if not some:
+            present, atom = torch.arange(len(prefixes.lengths), device=self.device), rows.atom[row]
+        # The place of each token in a grid (atom, n-th token of the atom), for the shared product with the
         # prefix.
-        one_hot = functional.one_hot(rows.atom, prefixes.lengths.shape[0])
+        one_hot = functional.one_hot(atom, len(present))
         place = (one_hot.cumsum(0) * one_hot).sum(1) - 1
-        depth = int(place.max()) + 1
-        atoms, kv, group, dim = (
-            prefixes.lengths.shape[0],
-            self.kv_heads,
-            self.heads // self.kv_heads,
-            self.head_dim,
-        )
+        kv, group, dim = self.kv_heads, self.heads // self.kv_heads, self.head_dim
+        grid = (len(present), kv, int(place.max()) + 1, group)
+        ragged = (count, kv, width, group)
+
+        def spread(x: torch.Tensor, shape: tuple[int, ...], at: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+            """(N, kv, group, c) into zeros (B, kv, C, group, c) at [b, :, c], as (B, kv, C * group, c)."""
+            wide = x.new_zeros(*shape, x.shape[-1])
+            wide.transpose(1, 2)[at] = x
+            return wide.flatten(2, 3)
+
+        def gather(x: torch.Tensor, shape: tuple[int, ...], at: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+            """The inverse of `spread`."""
+            return x.view(*shape, x.shape[-1]).transpose(1, 2)[at]
 
         def attend(number: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-            rows.keys[number, :, :, start:stop], rows.values[number, :, :, start:stop] = (
-                k.transpose(1, 2),
-                v.transpose(1, 2),
-            )
+            rows.keys[number].transpose(1, 2)[row, start + column] = k
+            rows.values[number].transpose(1, 2)[row, start + column] = v
             keys, values = rows.keys[number, :, :, :stop], rows.values[number, :, :, :stop]
-            # (R, T, H, hd) -> (R, kv, T * group, hd)
-            queries = q.reshape(count, width, kv, group, dim).transpose(1, 2).reshape(count, kv, width * group, dim)
-            queries = queries * dim**-0.5
-            grid = queries.new_zeros(atoms, depth, kv, width * group, dim)
-            grid[rows.atom, place] = queries
-            flat = grid.transpose(1, 2).reshape(atoms, kv, -1, dim)
-            shared = (flat @ prefixes.keys[number].transpose(-1, -2)).view(atoms, kv, depth, width * group, -1)
-            left = shared.transpose(1, 2)[rows.atom, place]
-            left = left.masked_fill(~within[:, None, None, :], float("-inf"))
-            right = (queries @ keys.transpose(-1, -2)).view(count, kv, width, group, stop)
-            right = right.masked_fill(~own[:, None, :, None, :], float("-inf")).view(count, kv, width * group, stop)
-            shares = torch.cat([left, right], dim=-1).softmax(-1)
-            left, right = shares[..., : left.shape[-1]], shares[..., left.shape[-1] :]
-            grid = left.new_zeros(atoms, depth, kv, width * group, left.shape[-1])
-            grid[rows.atom, place] = left
-            mixed = grid.transpose(1, 2).reshape(atoms, kv, -1, left.shape[-1]) @ prefixes.values[number]
-            out = mixed.view(atoms, kv, depth, width * group, dim).transpose(1, 2)[rows.atom, place] + right @ values
-            return out.view(count, kv, width, group, dim).transpose(1, 2).reshape(count, width, self.heads, dim)
+            queries = q.view(-1, kv, group, dim) * dim**-0.5
+            past_keys, past_values = prefixes.keys[number], prefixes.values[number]
+            if some:
+                past_keys, past_values = past_keys[present], past_values[present]
+            left = spread(queries, grid, (atom, place)) @ past_keys.transpose(-1, -2)
+            left = gather(left, grid, (atom, place)).masked_fill_(~within[:, None, None], float("-inf"))
+            right = spread(queries, ragged, (row, column)) @ keys.transpose(-1, -2)
+            right = gather(right, ragged, (row, column)).masked_fill_(~own[:, None, None], float("-inf"))
+            left, right = torch.cat([left, right], dim=-1).softmax(-1).split([left.shape[-1], stop], dim=-1)
+            out = gather(spread(left, grid, (atom, place)) @ past_values, grid, (atom, place))
+            out += gather(spread(right, ragged, (row, column)) @ values, ragged, (row, column))
+            return out.flatten(1, 2)
 
-        hidden = self._forward(padded, positions, attend)
+        hidden = self._forward(fed.ids, rows.position[row] + column, attend)
         rows.used = stop
-        rows.position += sizes
+        rows.position += fed.sizes
         return hidden
 
     def _forward(self, ids: torch.Tensor, positions: torch.Tensor, attend: _Attend) -> torch.Tensor:
-        """Hidden states (R, T, d) before the last norm; `attend(layer, q, k, v)` returns (R, T, heads,
+        """Hidden states (N, d) before the last norm; `attend(layer, q, k, v)` takes and returns (N, heads,
         head_dim)."""
         hidden = functional.embedding(ids, self._embedding)
-        cos, sin = self._rotary(hidden.float(), positions)
-        cos, sin = cos[:, :, None], sin[:, :, None]
+        cos, sin = (part[0, :, None] for part in self._rotary(hidden.float(), positions[None]))
         q_size, kv_size = self.heads * self.head_dim, self.kv_heads * self.head_dim
         for number, layer in enumerate(self._layers):
             mixed = functional.linear(self._rms(hidden, layer.norm_attention), layer.qkv).float()
             q, k, v = torch.split(mixed, [q_size, kv_size, kv_size], dim=-1)
-            q, k, v = (part.view(*part.shape[:2], -1, self.head_dim) for part in (q, k, v))
+            q, k, v = (part.view(len(part), -1, self.head_dim) for part in (q, k, v))
             context = attend(number, _rotate(q, cos, sin), _rotate(k, cos, sin), v)
-            hidden = hidden + functional.linear(context.flatten(2).to(self.dtype), layer.o)
+            hidden = hidden + functional.linear(context.flatten(1).to(self.dtype), layer.o)
             gate, up = functional.linear(self._rms(hidden, layer.norm_mlp), layer.gate_up).chunk(2, dim=-1)
             hidden = hidden + functional.linear(functional.silu(gate) * up, layer.down)
         return hidden
@@ -265,8 +286,13 @@ class PrefixDecoder:
         return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.epsilon)).to(self.dtype) * weight
 
 
+def log_shares(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Log-probability (R,) of one token (R,) in each row of logits (R, vocabulary)."""
+    return logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
+
+
 def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotary positions on (R, T, heads, hd), float32 (RoFormer, arXiv 2104.09864; half-split layout of
+    """Rotary positions on (N, heads, hd), float32 (RoFormer, arXiv 2104.09864; half-split layout of
     Llama)."""
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-second, first), dim=-1) * sin

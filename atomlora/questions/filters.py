@@ -90,6 +90,18 @@ def acceptable(question: Question, context: str) -> bool:
     )
 
 
+def doomed(begun: str, answer: str, context: str) -> bool:
+    """True if a question that begins with the whole words `begun` cannot become `acceptable`, however it
+    goes on after the next blank: writing may stop there."""
+    return (
+        "?" in begun
+        or stutters(begun)
+        or gives_away(begun, answer)
+        or not fits_answer(begun, answer)
+        or invents(begun, context)
+    )
+
+
 def select(questions: Sequence[Question], max_questions: int, fallback: Sequence[Question] = ()) -> list[Question]:
     """At most `max_questions`: one for each distinct answer first (best score first), then those of
     `fallback` whose answer nobody asks about, then further wordings.

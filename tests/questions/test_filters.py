@@ -2,6 +2,7 @@ import pytest
 
 from atomlora.questions.filters import (
     acceptable,
+    doomed,
     fits_answer,
     gives_away,
     invents,
@@ -98,3 +99,19 @@ def test_stutters():
     assert stutters("When when was it built?")
     assert stutters("What is the default timeout of the default timeout?")
     assert not stutters("What is the name of the owner of the hall?")
+
+
+def test_what_is_doomed_is_never_acceptable():
+    context = "Guild Anna met Bo Lind in 1990 at the old mill."
+    for text, answer in [
+        ("Where did Anna meet Bo Lind in 1990?", "the old mill"),
+        ("When did Anna meet Bo Lind?", "1990"),
+        ("When did Anna meet Bo Lind?", "Bo Lind"),
+        ("Who met Anna in Paris at the mill?", "Bo Lind"),
+        ("What did Anna Anna do?", "met Bo Lind"),
+        ("Who is it? Who is it?", "Anna"),
+    ]:
+        parts = text.split()
+        begun = [" ".join(parts[:count]) for count in range(1, len(parts))]
+        good = acceptable(Question(text=text, answer=answer, kind="written"), context)
+        assert good is not any(doomed(beginning, answer, context) for beginning in begun)

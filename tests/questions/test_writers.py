@@ -5,12 +5,14 @@ import json
 import logging
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from atomlora.errors import CorruptStoreError, UsageError
+from atomlora.questions import adapter as adapter_module
 from atomlora.questions.adapter import AdapterWriter
 from atomlora.questions.cloze import ClozeWriter
 from atomlora.questions.decoder import PrefixDecoder
@@ -85,7 +87,7 @@ def test_decoder_equals_the_model_row_by_row(tiny):
     rows = decoder.rows(prefixes, atom, 8)
     logits = decoder.extend(prefixes, rows, suffixes)
     kept = [1, 2, 5]
-    rows = rows.keep(torch.tensor(kept))
+    rows = rows.fork(kept, 1)
     further = decoder.extend(prefixes, rows, [[50], [51], [52]])
     with torch.no_grad():
         for row, at in enumerate(atom):
@@ -94,6 +96,39 @@ def test_decoder_equals_the_model_row_by_row(tiny):
         for place, row in enumerate(kept):
             expected = tiny(torch.tensor([prompts[atom[row]] + suffixes[row] + [50 + place]])).logits[0, -1]
             torch.testing.assert_close(further[place], expected, atol=2e-5, rtol=2e-5)
+
+
+def test_scores_of_forked_rows_are_the_model_s(tiny):
+    decoder = PrefixDecoder(tiny, {})
+    prompts, atom, suffixes = [[1, 2, 3, 4, 5], [7]], [0, 1], [[20, 21, 22], [30]]
+    prefixes = decoder.prefill(prompts)
+    rows = decoder.rows(prefixes, atom, 3)
+    logits = decoder.extend(prefixes, rows, suffixes)
+    which, targets = [1, 0, 1], [[40, 41, 42], [50], [60, 61]]
+    sums = decoder.log_probabilities(prefixes, rows.fork(which, 3), logits[which], targets)
+    with torch.no_grad():
+        for stem, target, total in zip(which, targets, sums, strict=True):
+            before = prompts[atom[stem]] + suffixes[stem]
+            logs = tiny(torch.tensor([before + target])).logits[0].log_softmax(-1)
+            expected = sum(float(logs[len(before) - 1 + n, token]) for n, token in enumerate(target))
+            assert total == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_hopeless_line_ends_and_the_others_stay(tiny, adapter):
+    writer = AdapterWriter(tiny, Letters(), adapter.folder)
+    writer._dtype = torch.float32
+    lines = writer._loaded()
+    stems = lines.stems(lines.prefill([list(b"Text: one\n"), list(b"Text: two\n")]), [0, 1], ["Answers:"] * 2)
+    draws = np.random.default_rng(0).random((4, 30))
+    full = lines.lines(stems, [0, 1, 1, 0], 30, draws)
+    begun = []
+    cut = lines.lines(stems, [0, 1, 1, 0], 30, draws, lambda row, text: begun.append(row) or row == 1)
+    for row in (0, 2, 3):
+        assert cut[row][0] == full[row][0]
+        assert cut[row][1] == pytest.approx(full[row][1], abs=1e-4)
+    assert begun.count(1) <= 1
+    assert full[1][0].startswith(cut[1][0])
+    assert all(len(line) <= 1 for line, _ in lines.lines(stems, [0, 1], 30, draws[:2], floor=0.0))
 
 
 def test_adapter_is_applied_as_peft_applies_it_and_the_base_stays(tiny, adapter):
@@ -136,6 +171,17 @@ def test_write_is_deterministic_in_any_order(tiny, adapter):
     assert all(1 <= len(questions) <= 4 for questions in first)
     for atom, questions in zip(ATOMS, first, strict=True):
         assert all(question.answer in atom.text for question in questions)
+
+
+def test_questions_do_not_depend_on_how_atoms_are_batched(tiny, adapter, monkeypatch):
+    writer = AdapterWriter(tiny, Letters(), adapter.folder)
+    writer._dtype = torch.float32
+    together = writer.write(ATOMS, 4)
+    monkeypatch.setattr(adapter_module, "_BATCH_TOKENS", 30)
+    seen = []
+    assert writer.write(ATOMS, 4, lambda done, total: seen.append((done, total))) == together
+    assert len(seen) > 1
+    assert seen[-1] == (3, 3)
 
 
 def test_digest_names_adapter_and_seed(tiny, adapter):
