@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from atomlora.atom import digest_json
 
-PROCEDURE = 2  # part of every recipe: raise it when the same settings would train other weights
+PROCEDURE = 3  # part of every recipe: raise it when the same settings would train other weights
 DEFAULT_TARGETS = ("gate_proj", "up_proj", "down_proj")
 
 
@@ -32,7 +32,8 @@ class AdapterSettings(Settings):
 class TrainSettings(Settings):
     """How atoms are trained.
 
-    Learning rates are Adam's; B's is larger than A's after LoRA+ (arXiv 2402.12354). A token of an answer leaves the
+    Learning rates are Adam's, fall to nought over `decay_steps` but not below `learning_rate_floor` of theirs; B's is
+    larger than A's after LoRA+ (arXiv 2402.12354). A token of an answer leaves the
     loss when its probability passes `pass_probability` (MemFT; p > 0.5 suffices for greedy recall, the rest is
     margin for other wordings of the question). Each step an atom sees `rows_per_step` of its questions, with
     probability `mixed_visibility` at an own weight from [own_weight_min, 1] and beside up to `max_distractors`
@@ -40,10 +41,11 @@ class TrainSettings(Settings):
     `silence_weight`. Every `refresh_every` steps the full head renews the candidate tokens.
     """
 
-    learning_rate_a: float = Field(4e-3, gt=0)
-    learning_rate_b: float = Field(1.6e-2, gt=0)
+    learning_rate_a: float = Field(6e-3, gt=0)
+    learning_rate_b: float = Field(2.4e-2, gt=0)
+    learning_rate_floor: float = Field(0.2, gt=0, le=1)
+    decay_steps: int = Field(30, ge=1)
     max_steps: int = Field(60, ge=1)
-    min_steps: int = Field(8, ge=1)
     rows_per_step: int = Field(2, ge=1)
     refresh_every: int = Field(4, ge=1)
     pass_probability: float = Field(0.8, gt=0, lt=1)

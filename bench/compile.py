@@ -48,7 +48,7 @@ from atomlora.compiler.trainer import AtomJob, Trainer
 from atomlora.compiler.trunk import Example, Trunk
 from atomlora.compiler.wordings import training_wordings
 from atomlora.corpora import SkippedFile, read_corpus, sample_path, split_document
-from atomlora.prompts import answer_ids, chat_prompt, common_prefix
+from atomlora.prompts import common_prefix
 from atomlora.questions.types import Question
 from atomlora.settings import CompileSettings
 
@@ -59,7 +59,7 @@ spec.loader.exec_module(plain)
 Cost, peft_loop, tuned_peft = plain.Cost, plain.peft_loop, plain.tuned_peft
 
 REFERENCE_GFLOPS = 57.0
-PARTS = {"_admit": "trunk", "_answer": "answer_steps", "_silence": "silence", "_exact": "exact_checks"}
+PARTS = {"_admit": "trunk", "_learn": "answer_steps", "_silence": "silence", "_exact": "exact_checks"}
 
 
 @dataclass(frozen=True)
@@ -117,9 +117,8 @@ def chosen_drafts(count: int) -> list[Draft]:
 
 def job_of(base: Base, draft: Draft) -> AtomJob:
     """The draft's prompts and answers as compiling makes them."""
-    tokenizer = base.tokenizer
-    pairs = [(chat_prompt(tokenizer, q), answer_ids(tokenizer, a)) for q, a in training_wordings(draft)]
-    return AtomJob(digest_json([draft.title, draft.text]), tuple(Example(tuple(p), tuple(a)) for p, a in pairs))
+    examples = tuple(Example.asked(base.tokenizer, *wording) for wording in training_wordings(draft))
+    return AtomJob(digest_json([draft.title, draft.text]), examples)
 
 
 def by_typicality(jobs: list[AtomJob]) -> list[AtomJob]:

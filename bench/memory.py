@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--base", default=EMBEDDED_BASE)
     args = parser.parse_args()
-    train = TrainSettings(max_steps=args.steps, min_steps=1)
+    train = TrainSettings(max_steps=args.steps)
     loaded: list[float] = []
 
     def watch(progress: CompileProgress) -> None:

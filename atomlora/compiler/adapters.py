@@ -103,28 +103,22 @@ class StackedAdapters:
 
     def _hook(self, index: int, mixture: Mixture) -> Any:
         def add(_module: Any, args: tuple[Tensor, ...], y: Tensor) -> Tensor:
-            x = args[0]
-            wide = x.float()
-            a, bt = self.a[index][mixture.own_slots], self.bt[index][mixture.own_slots]
-            shrunk = torch.bmm(wide, a.transpose(1, 2)) * (self.scaling * mixture.own_weights)[:, None, None]
-            delta = torch.bmm(shrunk, bt)
-            if mixture.other_slots is not None and self.pool is not None:
-                delta = delta + self._others(index, wide, mixture)
-            return y + delta.to(y.dtype)
+            a, bt, weights = self._factors(index, mixture)
+            shrunk = torch.bmm(args[0].float(), a.transpose(1, 2)) * weights[:, None, :]
+            return torch.baddbmm(y.float(), shrunk, bt).to(y.dtype)
 
         return add
 
-    def _others(self, index: int, x: Tensor, mixture: Mixture) -> Tensor:
-        assert self.pool is not None
-        assert mixture.other_slots is not None
-        assert mixture.other_weights is not None
-        pool_a, pool_bt = self.pool.factors[index]
-        rows, many = mixture.other_slots.shape
-        rank = pool_a.shape[1]
-        a = pool_a[mixture.other_slots].reshape(rows, many * rank, -1)
-        bt = pool_bt[mixture.other_slots].reshape(rows, many * rank, -1)
-        weights = (self.pool.scaling * mixture.other_weights).repeat_interleave(rank, dim=1)
-        return torch.bmm(torch.bmm(x, a.transpose(1, 2)) * weights[:, None, :], bt)
+    def _factors(self, index: int, mixture: Mixture) -> tuple[Tensor, Tensor, Tensor]:
+        """What each of B rows mounts, as one adapter of rank R, own and neighbours' rank rows side by side: A
+        (B, R, d_in), Bt (B, R, d_out) and each rank row's weight (B, R), scaling included."""
+        a, bt = self.a[index][mixture.own_slots], self.bt[index][mixture.own_slots]
+        weights = (self.scaling * mixture.own_weights)[:, None].expand(-1, self.rank)
+        if mixture.other_slots is None or mixture.other_weights is None or self.pool is None:
+            return a, bt, weights
+        pool_a, pool_bt = (factor[mixture.other_slots].flatten(1, 2) for factor in self.pool.factors[index])
+        others = (self.pool.scaling * mixture.other_weights).repeat_interleave(self.pool.factors[index][0].shape[1], 1)
+        return torch.cat([a, pool_a], 1), torch.cat([bt, pool_bt], 1), torch.cat([weights, others], 1)
 
     @torch.no_grad()
     def step(self, active: Tensor, learning_rate_a: float, learning_rate_b: float, decay: Tensor | None = None) -> None:

@@ -2,10 +2,11 @@
 
 Of the weights that an answer token touches in a training step of a small base, the LM head is the largest part. The
 softmax is therefore taken over a candidate set: the likeliest tokens of the vocabulary at large (a byte-pair
-vocabulary is ordered by merges, so its first ids are its most frequent tokens), and for each row its own answer's
-tokens and the bare base's likeliest at each position. What is learnt lifts some tokens outside the set as well, and
-left alone half of all answers would lose to one of them; so every few steps the full head names the likeliest tokens
-as they are now, and these join. An atom is done only when its answers are greedy under the full head (`exact_pass`).
+vocabulary is ordered by merges, so its first ids are its most frequent tokens), and for each atom its own answers'
+tokens and the bare base's likeliest at their positions. What is learnt lifts some tokens outside the set as well,
+and left alone half of all answers would lose to one of them; so every few steps the full head names the likeliest
+tokens as they are now, and these join. An atom is done only when its answers are greedy under the full head
+(`exact`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from atomlora.compiler.trunk import IGNORED, LateRows
+from atomlora.compiler.rows import LateRows
 
 SHARED_TOKENS = 1024
 LIKELY_TOKENS = 8
@@ -33,7 +34,11 @@ class Candidates:
     head: Tensor
     bias: Tensor
     target: Tensor
-    teacher: Tensor | None
+    teacher: Tensor | None = None
+
+    def narrowed(self, picked: Tensor, columns: Tensor) -> Candidates:
+        """Those of the `columns` (R, C; -1 is padding) of the rows `picked` (R,)."""
+        return Candidates(self.head[picked], self.bias[picked], self.target[picked[:, None], columns.clamp(min=0)])
 
 
 class CandidateHead:
@@ -47,19 +52,14 @@ class CandidateHead:
 
     @torch.no_grad()
     def likely(self, hidden: Tensor, many: int = LIKELY_TOKENS) -> Tensor:
-        """The full head's likeliest tokens at each column of `hidden` (B, T, d): (B, T * many) int64."""
+        """The full head's likeliest tokens at each of N columns (N, d): (N, many) int64."""
         many = min(many, self.weight.shape[0])
-        parts = hidden.flatten(0, 1).split(HEAD_COLUMNS)
-        found = torch.cat([self.full_logits(part).topk(many, dim=-1).indices for part in parts])
-        return found.reshape(hidden.shape[0], -1)
+        return torch.cat([self.full_logits(part).topk(many, dim=-1).indices for part in hidden.split(HEAD_COLUMNS)])
 
     @torch.no_grad()
-    def candidates(
-        self, rows: LateRows, likely: Tensor, extra: Tensor | None = None, with_teacher: bool = False
-    ) -> Candidates:
-        """Candidate set of each row; `extra` (B, E) int64 adds tokens (IGNORED = none), e.g. those of the atom whose
-        leaking silence must punish."""
-        tokens = torch.cat([rows.targets, likely] + ([] if extra is None else [extra]), dim=1)
+    def candidates(self, rows: LateRows, tokens: Tensor, with_teacher: bool = False) -> Candidates:
+        """Candidate set of each row: its targets and `tokens` (B, L) int64 (IGNORED: none), each once."""
+        tokens = torch.cat([rows.targets, tokens], dim=1)
         tokens = tokens.sort(dim=1).values
         repeat = torch.zeros_like(tokens, dtype=torch.bool)
         repeat[:, 1:] = tokens[:, 1:] == tokens[:, :-1]
@@ -76,6 +76,7 @@ class CandidateHead:
         head = self.weight[tokens.clamp(min=0)]
         teacher = None
         if with_teacher:
+            assert rows.final is not None
             teacher = torch.log_softmax(self.logits(rows.final, Candidates(head, bias, target, None)).float(), dim=-1)
         return Candidates(head, bias, target, teacher)
 
@@ -92,33 +93,20 @@ class CandidateHead:
         return logits if not self.softcap else torch.tanh(logits / self.softcap) * self.softcap
 
     @torch.no_grad()
-    def exact_pass(self, hidden: Tensor, rows: LateRows) -> tuple[Tensor, Tensor]:
-        """Under the full head: (B,) whether greedy decoding gives every target token, and (B,) the mean NLL."""
-        valid = rows.targets != IGNORED
-        wanted = rows.targets.clamp(min=0)
+    def exact(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Of N columns (N, d) under the full head: its likeliest token (N,) and the NLL of `targets` (N,)."""
         best, nll = [], []
-        for part, tokens in zip(
-            hidden.flatten(0, 1).split(HEAD_COLUMNS), wanted.flatten().split(HEAD_COLUMNS), strict=True
-        ):
+        for part, wanted in zip(hidden.split(HEAD_COLUMNS), targets.split(HEAD_COLUMNS), strict=True):
             logits = self.full_logits(part).float()
             best.append(logits.argmax(-1))
-            nll.append(torch.logsumexp(logits, -1) - logits.gather(-1, tokens[:, None])[:, 0])
-        right = (torch.cat(best).view_as(wanted) == wanted) | ~valid
-        losses = torch.cat(nll).view(wanted.shape) * valid
-        return right.all(1), losses.sum(1) / valid.sum(1)
+            nll.append(torch.logsumexp(logits, -1) - logits.gather(-1, wanted[:, None])[:, 0])
+        return torch.cat(best), torch.cat(nll)
 
 
-def answer_loss(
-    logits: Tensor, candidates: Candidates, valid: Tensor, pass_probability: float
-) -> tuple[Tensor, Tensor]:
-    """NLL per row, summed over the tokens that have not passed yet (MemFT's rule: a token of p > `pass_probability`
-    leaves the loss) and divided by LOSS_TOKENS; and (B,) whether all tokens have passed. A sum, for with means a
-    token of a long answer would count less than one of a short: long ones then took twice the steps."""
+def answer_nll(logits: Tensor, candidates: Candidates) -> Tensor:
+    """NLL (B, T) of every target, padding included, over its row's candidates."""
     log_probabilities = torch.log_softmax(logits.float(), dim=-1)
-    chosen = log_probabilities.gather(-1, candidates.target[..., None])[..., 0]
-    learning = valid & (chosen.detach().exp() <= pass_probability)
-    loss = -(chosen * learning).sum(1) / LOSS_TOKENS
-    return loss, ~learning.any(1)
+    return -log_probabilities.gather(-1, candidates.target[..., None])[..., 0]
 
 
 def silence_loss(logits: Tensor, candidates: Candidates, valid: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ from atomlora.compiler.pool_facts import POOL_FACTS
 from atomlora.compiler.silence import SilenceBank, build_bank
 from atomlora.compiler.trainer import AtomJob, Trainer
 from atomlora.compiler.trunk import Example, Trunk
-from atomlora.prompts import answer_ids, chat_prompt
+from atomlora.prompts import chat_prompt
 from atomlora.router.general_questions import GENERAL_QUESTIONS
 from atomlora.settings import CompileSettings
 
@@ -70,10 +70,7 @@ def load_or_train_pool(
     answers = base_answers(base, GENERAL_QUESTIONS, settings.train.silence_tokens)
     trainer = Trainer(base.model, trunk, targets, settings.adapter, settings.train, settings.slots)
     if settings.train.silence_rows:
-        general = [
-            Example(tuple(chat_prompt(base.tokenizer, q)), a) for q, a in zip(GENERAL_QUESTIONS, answers, strict=True)
-        ]
-        trainer.bank = build_bank(trunk, trainer.head, general, [], trainer.adapters)
+        trainer.bank = build_bank(trunk, trainer.head, _general(base, answers), [], trainer.adapters)
     facts = pool_facts(settings)
     jobs = [AtomJob(digest_json([title, text]), _examples(base, text, questions)) for title, text, questions in facts]
     found: dict[str, np.ndarray] = {}
@@ -95,16 +92,12 @@ def mount_pool(
         adapters.pool = pool_from_records(pool.records, shape.rank, shape.alpha, adapters.targets, base.model.device)
     if not train.silence_rows:
         return None
-    general = [
-        Example(tuple(chat_prompt(base.tokenizer, question)), answer)
-        for question, answer in zip(GENERAL_QUESTIONS, pool.answers, strict=True)
-    ]
     known = [
         Example(example.prompt, example.answer[: train.silence_tokens])
         for _, text, questions in pool_facts(settings)
         for example in _examples(base, text, questions)
     ]
-    return build_bank(trunk, CandidateHead(base.model), general, known, adapters)
+    return build_bank(trunk, CandidateHead(base.model), _general(base, pool.answers), known, adapters)
 
 
 @torch.no_grad()
@@ -122,8 +115,13 @@ def base_answers(base: Base, questions: Sequence[str], tokens: int, batch: int =
 
 
 def _examples(base: Base, text: str, questions: Sequence[str]) -> tuple[Example, ...]:
-    answer = tuple(answer_ids(base.tokenizer, text))
-    return tuple(Example(tuple(chat_prompt(base.tokenizer, question)), answer) for question in questions)
+    return tuple(Example.asked(base.tokenizer, question, text) for question in questions)
+
+
+def _general(base: Base, answers: Sequence[Sequence[int]]) -> list[Example]:
+    """The general questions with the base's own answers."""
+    asked = zip(GENERAL_QUESTIONS, answers, strict=True)
+    return [Example(tuple(chat_prompt(base.tokenizer, question)), tuple(answer)) for question, answer in asked]
 
 
 def _read(path: Path, atoms: int, size: int) -> PoolRecords | None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+IGNORED = -100  # a target of columns that are not there
 
 
 @dataclass(frozen=True)
@@ -18,8 +21,8 @@ class LateRows:
     keys_values: per late block the prompt's K and V (B, heads, P, head_dim), positions before `answer_start`.
     masks, rotary: per late block, as the model gave them, cut to the answer columns.
     targets (B, T) int64: the token to follow each column, IGNORED where padded.
-    final (B, T, d): the bare base's last hidden state after its final norm (the teacher of silence).
     owner (B,) int64: which atom each row belongs to.
+    final (B, T, d): the bare base's last hidden state after its final norm, where asked for (silence's teacher).
     """
 
     hidden: Tensor
@@ -27,8 +30,8 @@ class LateRows:
     masks: tuple[Tensor, ...]
     rotary: tuple[tuple[Tensor, Tensor], ...]
     targets: Tensor
-    final: Tensor
     owner: Tensor
+    final: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.hidden.shape[0])
@@ -41,9 +44,56 @@ class LateRows:
             masks=_select_shared(self.masks, rows),
             rotary=_select_rotary(self.rotary, rows),
             targets=self.targets[rows],
-            final=self.final[rows],
             owner=self.owner[rows] if owner is None else owner,
+            final=None if self.final is None else self.final[rows],
         )
+
+    def cut(self, length: int) -> LateRows:
+        """The first `length` answer columns."""
+        longer = self.targets.shape[1] - length
+        if not longer:
+            return self
+        masks = {id(mask): mask[:, :, :length, :-longer] for mask in self.masks}
+        return replace(
+            self,
+            hidden=self.hidden[:, :length],
+            masks=tuple(masks[id(mask)] for mask in self.masks),
+            rotary=tuple((cos[:, :length], sin[:, :length]) for cos, sin in self.rotary),
+            targets=self.targets[:, :length],
+            final=None if self.final is None else self.final[:, :length],
+        )
+
+    def narrowed(self, picked: Tensor, columns: Tensor, layers: Sequence[Any]) -> LateRows:
+        """The answer `columns` (R, C; -1 is padding, behind) of the rows `picked` (R,). `layers`: the late blocks'
+        cache of a forward over all columns; those that are not chosen stand by with the K and V it holds."""
+        real = columns >= 0
+        at = torch.where(real, columns, columns[:, :1])  # padding computes a row's first column again, to be ignored
+        row = picked[:, None]
+        before, made = self.keys_values[0][0].shape[2], {}
+        for mask in self.masks:
+            if id(mask) not in made:
+                seen = mask.expand(len(self), -1, -1, -1)[row, 0, at]
+                column = (before + at)[:, None, :].expand(-1, at.shape[1], -1)
+                fresh = seen.gather(2, column).masked_fill(~real[:, None, :], _hiding(mask))
+                made[id(mask)] = torch.cat([seen.scatter(2, column, _hiding(mask)), fresh], dim=2)[:, None]
+        for turn in (x for pair in self.rotary for x in pair):
+            if id(turn) not in made:
+                made[id(turn)] = turn.expand(len(self), -1, -1)[row, at]
+        return LateRows(
+            hidden=self.hidden[row, at],
+            keys_values=tuple((layer.keys[picked], layer.values[picked]) for layer in layers),
+            masks=tuple(made[id(mask)] for mask in self.masks),
+            rotary=tuple((made[id(cos)], made[id(sin)]) for cos, sin in self.rotary),
+            targets=torch.where(real, self.targets[row, at], IGNORED),
+            owner=self.owner[picked],
+        )
+
+
+def columns_of(chosen: Tensor) -> Tensor:
+    """The numbers of the True columns of `chosen` (R, T), row by row, as (R, C) int64 padded with -1 behind."""
+    many = chosen.sum(1)
+    order = chosen.int().argsort(dim=1, descending=True, stable=True)[:, : max(int(many.max()), 1)]
+    return torch.where(torch.arange(order.shape[1], device=order.device) < many[:, None], order, -1)
 
 
 def joined(parts: Sequence[LateRows]) -> LateRows:
@@ -74,8 +124,31 @@ def joined(parts: Sequence[LateRows]) -> LateRows:
         masks=tuple(stacked(layer) for layer in zip(*(part.masks for part in wide), strict=True)),
         rotary=pairs([part.rotary for part in wide]),
         targets=torch.cat([part.targets for part in wide]),
-        final=torch.cat([part.final for part in wide]),
         owner=torch.cat([part.owner for part in wide]),
+        final=torch.cat([part.final for part in wide if part.final is not None]) if wide[0].final is not None else None,
+    )
+
+
+def lengthened(part: LateRows, length: int) -> LateRows:
+    """The part with `length` answer columns; the new ones have no target and hide from the old ones."""
+    extra = length - part.targets.shape[1]
+    if not extra:
+        return part
+    made: dict[int, Tensor] = {}
+    for mask in part.masks:
+        if id(mask) not in made:
+            # A new column sees what the last one sees: with nothing in sight its softmax would be undefined.
+            longer = torch.cat([mask, mask[:, :, -1:].expand(-1, -1, extra, -1)], dim=2)
+            made[id(mask)] = functional.pad(longer, (0, extra), value=_hiding(mask))
+    for turn in (x for pair in part.rotary for x in pair):
+        made.setdefault(id(turn), functional.pad(turn, (0, 0, 0, extra)))
+    return replace(
+        part,
+        hidden=functional.pad(part.hidden, (0, 0, 0, extra)),
+        masks=tuple(made[id(mask)] for mask in part.masks),
+        rotary=tuple((made[id(cos)], made[id(sin)]) for cos, sin in part.rotary),
+        targets=functional.pad(part.targets, (0, extra), value=IGNORED),
+        final=None if part.final is None else functional.pad(part.final, (0, 0, 0, extra)),
     )
 
 
@@ -85,14 +158,19 @@ def _widened(part: LateRows, width: int) -> LateRows:
     made: dict[int, Tensor] = {}
     for mask in part.masks:
         if id(mask) not in made:
-            hidden = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
-            made[id(mask)] = functional.pad(mask.expand(len(part), *mask.shape[1:]), (extra, 0), value=hidden)
+            whole = mask.expand(len(part), *mask.shape[1:])
+            made[id(mask)] = functional.pad(whole, (extra, 0), value=_hiding(mask))
     before = (0, 0, extra, 0)
     return replace(
         part,
         keys_values=tuple((functional.pad(k, before), functional.pad(v, before)) for k, v in part.keys_values),
         masks=tuple(made[id(mask)] for mask in part.masks),
     )
+
+
+def _hiding(mask: Tensor) -> float:
+    """What a mask says where a column must not be seen."""
+    return False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
 
 
 def _select_shared(items: tuple[Tensor, ...], rows: Tensor) -> tuple[Tensor, ...]:

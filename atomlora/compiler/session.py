@@ -13,8 +13,8 @@ from atomlora.compiler.pool import load_or_train_pool, mount_pool
 from atomlora.compiler.progress import Teller
 from atomlora.compiler.trainer import AtomJob, TrainedAtom, Trainer
 from atomlora.compiler.trunk import Example, Trunk
-from atomlora.compiler.wordings import Wording, training_wordings
-from atomlora.prompts import answer_ids, chat_prompt, common_prefix
+from atomlora.compiler.wordings import training_wordings
+from atomlora.prompts import common_prefix
 from atomlora.settings import CompileSettings
 from atomlora.store import StoreWriter, weights_digest
 
@@ -64,11 +64,7 @@ class TrainingSession:
         return {i: atoms[numbers[d.identity(self.base.fingerprint, self.recipe)]] for i, d in drafts.items()}
 
     def examples(self, draft: Draft) -> tuple[Example, ...]:
-        return tuple(self._example(wording) for wording in training_wordings(draft))
-
-    def _example(self, wording: Wording) -> Example:
-        prompt = chat_prompt(self.base.tokenizer, wording.question)
-        return Example(tuple(prompt), tuple(answer_ids(self.base.tokenizer, wording.answer)))
+        return tuple(Example.asked(self.base.tokenizer, *wording) for wording in training_wordings(draft))
 
     def _trainer(self) -> Trainer:
         base, settings = self.base, self.settings

@@ -11,12 +11,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from atomlora.compiler.adapters import Mixture, StackedAdapters
+from atomlora.compiler.adapters import StackedAdapters
 from atomlora.compiler.objective import CandidateHead
-from atomlora.compiler.trunk import Example, LateRows, Trunk, late_forward
+from atomlora.compiler.rows import LateRows
+from atomlora.compiler.trunk import Example, Trunk, late_forward
+from atomlora.compiler.visibility import Mounted, mixture
+from atomlora.settings import TrainSettings
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,15 @@ class SilenceBank:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def drawn(self, random: np.random.Generator, settings: TrainSettings) -> tuple[int, Mounted]:
+        """A row, and at what weight the atom in training is mounted there: mostly a low gate, as the router gives
+        atoms that are beside the point, sometimes 1."""
+        pick = int(random.integers(0, len(self)))
+        whole = random.random() < settings.silence_at_full_gate
+        own = 1.0 if whole else random.uniform(0, settings.silence_gate_max)
+        companion = self.companion[pick]
+        return pick, Mounted(own) if companion < 0 else Mounted(own, (companion,), (1.0,))
+
 
 @torch.no_grad()
 def build_bank(
@@ -42,22 +55,18 @@ def build_bank(
 ) -> SilenceBank:
     """Bank of `general` examples, and of `known` ones, which are as many for each atom of `adapters.pool` and in its
     order: each has its atom for a companion. Without a pool `known` must be empty."""
-    rows = trunk.rows([*general, *known], [0] * (len(general) + len(known)))
+    rows = trunk.rows([*general, *known], [0] * (len(general) + len(known)), with_final=True)
+    assert rows.final is not None
+    final = rows.final
     companion = [-1] * len(general)
     if known:
         assert adapters.pool is not None
         each = len(known) // len(adapters.pool)
         companion += [i // each for i in range(len(known))]
-        picked = torch.arange(len(general), len(rows), device=rows.hidden.device)
-        mounted = torch.tensor(companion[len(general) :], device=rows.hidden.device)[:, None]
-        silent = Mixture(
-            own_slots=torch.zeros_like(picked),
-            own_weights=torch.zeros(len(picked), device=rows.hidden.device),
-            other_slots=mounted,
-            other_weights=torch.ones_like(mounted, dtype=torch.float32),
-        )
-        chosen = rows.select(picked)
-        with adapters.mounted(silent):
+        chosen = rows.select(torch.arange(len(general), len(rows), device=final.device))
+        beside = [Mounted(0.0, (number,), (1.0,)) for number in companion[len(general) :]]
+        with adapters.mounted(mixture(chosen.owner, beside)):
             taught = late_forward(trunk.model, trunk.first_late, chosen)
-        rows = replace(rows, final=torch.cat([rows.final[: len(general)], taught]))
-    return SilenceBank(rows, head.likely(rows.final), tuple(companion))
+        final = torch.cat([final[: len(general)], taught])
+    likely = head.likely(final.flatten(0, 1)).reshape(len(rows), -1)
+    return SilenceBank(replace(rows, final=final), likely, tuple(companion))

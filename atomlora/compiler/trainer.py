@@ -1,29 +1,37 @@
 """Trains many atoms at once: one frozen forward, stacked factors, one optimiser clock per atom, early exit.
 
 Each step an atom sees its own questions, with its weight and its neighbours' drawn as serving draws them (mixed
-visibility), and a few rows of the silence bank, on which it must leave the base's output alone. A row's random
-stream derives from the atom's identity and the atom's own step, never from its batch mates.
+visibility), and a few rows of the silence bank, on which it must leave the base's output alone. A token that has
+passed leaves the loss (MemFT), and the arithmetic with it: a step looks at whole answers without gradients, and
+computes again, with gradients, only the columns whose tokens did not pass; over a training they are a fifth of all.
+A row's random stream derives from the atom's identity and the atom's own step, never from its batch mates.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from atomlora.atom import Target
-from atomlora.compiler.adapters import FrozenPool, Mixture, StackedAdapters
-from atomlora.compiler.objective import CandidateHead, answer_loss, silence_loss
+from atomlora.compiler.adapters import FrozenPool, StackedAdapters
+from atomlora.compiler.groups import Group, padded_length
+from atomlora.compiler.objective import LOSS_TOKENS, CandidateHead, Candidates, answer_nll, silence_loss
+from atomlora.compiler.rows import IGNORED, LateRows, columns_of
 from atomlora.compiler.silence import SilenceBank
-from atomlora.compiler.trunk import IGNORED, Example, LateRows, Trunk, late_forward
+from atomlora.compiler.trunk import Example, Trunk, alike, late_forward, whole_cache
+from atomlora.compiler.visibility import Mounted, drawn, mixture
 from atomlora.settings import AdapterSettings, TrainSettings
 
-RISEN_TOKENS = 4
+BATCH_ROWS = 64  # rows of one pass through the late blocks
+NARROW_RATIO = 3.0  # of the columns of rows in one pass with gradients: padding costs less there than more passes
 
 
 @dataclass(frozen=True)
@@ -48,33 +56,25 @@ class TrainedAtom:
 
 @dataclass
 class _Slot:
-    """An atom in training, the random stream that its identity gives it, and the tokens that silence watches."""
+    """An atom in training, the random stream that its identity gives it, and the tokens that compete with its
+    answers'."""
 
     job: AtomJob
     random: np.random.Generator
     watched: Tensor
     started: float
-    passed: list[bool]
     steps: int = 0
 
-    def draw_examples(self, many: int) -> set[int]:
-        """Which examples this step trains: those that have not passed first, in random order."""
-        order = self.random.permutation(len(self.passed)).tolist()
-        return set(sorted(order, key=lambda i: self.passed[i])[:many])
+    def watch(self, tokens: Tensor) -> None:
+        self.watched = torch.cat([self.watched, tokens]).unique()
 
 
-@dataclass
-class _Group:
-    """Rows of similar answer length; `likely` (B, L) are the tokens to compete with, `example` (B,) is each row's
-    place in its atom's questions."""
+class _Drawn(NamedTuple):
+    """A row of a step: in the group of which padded length, which row, and what is mounted on it."""
 
-    rows: LateRows
-    likely: Tensor
-    example: Tensor
-    steps: int = 0
-
-    def keep(self, rows: Tensor) -> _Group:
-        return _Group(self.rows.select(rows), self.likely[rows], self.example[rows], self.steps)
+    length: int
+    row: int
+    mounted: Mounted
 
 
 class Trainer:
@@ -97,7 +97,7 @@ class Trainer:
         self.bank = bank if settings.silence_rows and settings.silence_weight else None
         self._free = list(range(slots))
         self._slots: dict[int, _Slot] = {}
-        self._groups: list[_Group] = []
+        self._groups: dict[int, Group] = {}
 
     @property
     def pool(self) -> FrozenPool | None:
@@ -118,147 +118,157 @@ class Trainer:
             yield from self._finish()
 
     def _admit(self, queue: Iterator[AtomJob]) -> bool:
-        examples: list[Example] = []
-        owners: list[int] = []
-        numbers: list[int] = []
+        """Fill the free slots; True when no job is left."""
+        new: dict[int, list[tuple[Example, int, int]]] = defaultdict(list)
         exhausted = False
         while self._free:
             job = next(queue, None)
             if job is None:
                 exhausted = True
                 break
-            slot = self._free.pop()
-            self.adapters.reset(slot, job.identity)
+            index = self._free.pop()
+            self.adapters.reset(index, job.identity)
             tokens = sorted({t for e in job.examples for t in e.answer})
-            self._slots[slot] = _Slot(
+            self._slots[index] = _Slot(
                 job=job,
                 random=np.random.default_rng(int(job.identity[:16], 16)),
                 watched=torch.tensor(tokens, device=self.model.device),
                 started=time.perf_counter(),
-                passed=[False] * len(job.examples),
             )
-            examples += job.examples
-            owners += [slot] * len(job.examples)
-            numbers += range(len(job.examples))
-        if examples:
-            for group in self.trunk.order(examples):
-                rows = self.trunk.rows([examples[i] for i in group], [owners[i] for i in group])
-                example = torch.tensor([numbers[i] for i in group])
-                self._groups.append(_Group(rows, self.head.likely(rows.final), example))
+            for number, example in enumerate(job.examples):
+                new[padded_length(len(example.answer))].append((example, index, number))
+        for length, found in new.items():
+            examples, owners, numbers = zip(*found, strict=True)
+            group = Group.of(self.trunk.rows(examples, owners, length), numbers)
+            self._groups[length] = self._groups[length].with_rows(group) if length in self._groups else group
         return exhausted
 
     # one step ------------------------------------------------------------------------------------------------
 
     def _step(self) -> None:
-        live = {i: slot.draw_examples(self.settings.rows_per_step) for i, slot in self._slots.items()}
-        for group in self._groups:
-            group.steps += 1
-            pairs = zip(group.rows.owner.tolist(), group.example.tolist(), strict=True)
-            chosen = [row for row, (owner, example) in enumerate(pairs) if example in live[owner]]
-            if chosen:
-                self._answer(group, chosen)
-        if self.bank is not None:
-            self._silence()
-        active = torch.tensor(sorted(self._slots), device=self.model.device)
-        self.adapters.step(active, self.settings.learning_rate_a, self.settings.learning_rate_b)
+        active: set[int] = set()
+        for some in self._batches(self._draw()):
+            active |= self._learn(some)
+        if active:
+            order = sorted(active)
+            if self.bank is not None:
+                self._silence(self.bank, order)
+            decay = torch.tensor([self._decay(self._slots[slot].steps) for slot in order], device=self.model.device)
+            slots = torch.tensor(order, device=self.model.device)
+            self.adapters.step(slots, self.settings.learning_rate_a, self.settings.learning_rate_b, decay)
         for slot in self._slots.values():
             slot.steps += 1
 
-    def _answer(self, group: _Group, chosen: list[int]) -> None:
-        picked = torch.tensor(chosen, device=self.model.device)
-        whole = len(chosen) == len(group.rows)
-        rows = group.rows if whole else group.rows.select(picked)
-        with self.adapters.mounted(self._draw(rows.owner)):
-            hidden = late_forward(self.model, self.trunk.first_late, rows)
-        if group.steps % self.settings.refresh_every == 0:
-            self._refresh(group, picked, hidden.detach())
-        candidates = self.head.candidates(rows, group.likely[picked])
-        logits = self.head.logits(hidden, candidates)
-        losses, passed = answer_loss(logits, candidates, rows.targets != IGNORED, self.settings.pass_probability)
-        examples = group.example[picked.cpu()].tolist()
-        for owner, example, ok in zip(rows.owner.tolist(), examples, passed.tolist(), strict=True):
-            self._slots[owner].passed[example] = ok
-        losses.sum().backward()
+    def _decay(self, steps: int) -> float:
+        return max(self.settings.learning_rate_floor, 1 - steps / self.settings.decay_steps)
 
-    def _refresh(self, group: _Group, picked: Tensor, hidden: Tensor) -> None:
-        """Let the tokens that the full head finds likely by now join the candidates of the rows `picked`."""
-        risen = self.head.likely(hidden, RISEN_TOKENS)
-        for row, owner in zip(risen, group.rows.owner[picked].tolist(), strict=True):
-            slot = self._slots[owner]
-            slot.watched = torch.cat([slot.watched, row]).unique()
-        added = torch.full((len(group.rows), risen.shape[1]), IGNORED, device=risen.device)
-        added[picked] = risen
-        group.likely = torch.cat([group.likely, added], dim=1)
+    def _draw(self) -> list[_Drawn]:
+        """`rows_per_step` rows of every atom, those that have not passed first, else in random order."""
+        found: dict[int, list[tuple[int, int, int]]] = defaultdict(list)
+        for length, group in self._groups.items():
+            for row, owner in enumerate(group.owners):
+                found[owner].append((group.example[row], length, row))
+        neighbours = len(self.pool) if self.pool is not None else 0
+        chosen = []
+        for owner, places in found.items():
+            random = self._slots[owner].random
+            places.sort()  # by question: no trace of where its rows stand in a batch
+            mixed = [places[i] for i in random.permutation(len(places)).tolist()]
+            mixed.sort(key=lambda place: self._groups[place[1]].passed[place[2]])
+            for _, length, row in mixed[: self.settings.rows_per_step]:
+                chosen.append(_Drawn(length, row, drawn(random, self.settings, neighbours)))
+        return chosen
 
-    def _silence(self) -> None:
-        assert self.bank is not None
-        picks, owners, own, others, extra = [], [], [], [], []
-        for index, slot in sorted(self._slots.items()):
-            for pick in slot.random.integers(0, len(self.bank), self.settings.silence_rows):
-                picks.append(int(pick))
-                owners.append(index)
-                whole = slot.random.random() < self.settings.silence_at_full_gate
-                own.append(1.0 if whole else slot.random.uniform(0, self.settings.silence_gate_max))
-                others.append(self.bank.companion[int(pick)])
-                extra.append(slot.watched)
-        device = self.model.device
-        owner = torch.tensor(owners, device=device)
-        picked = torch.tensor(picks, device=device)
-        rows = self.bank.rows.select(picked, owner)
-        padded = torch.nn.utils.rnn.pad_sequence(extra, batch_first=True, padding_value=IGNORED)
-        candidates = self.head.candidates(rows, self.bank.likely[picked], padded, with_teacher=True)
-        companions = torch.tensor(others, device=device)[:, None]
-        mixture = Mixture(
-            own_slots=owner,
-            own_weights=torch.tensor(own, device=device),
-            other_slots=companions.clamp(min=0) if self.pool is not None else None,
-            other_weights=(companions >= 0).float(),
-        )
-        with self.adapters.mounted(mixture):
+    def _batches(self, rows: Sequence[_Drawn]) -> Iterator[list[_Drawn]]:
+        """The rows in batches of one group and of like answer length."""
+        for length, group in self._groups.items():
+            mine = {one.row: one for one in rows if one.length == length}
+            for part in alike(mine, group.lengths.__getitem__, BATCH_ROWS):
+                yield [mine[row] for row in part]
+
+    def _learn(self, some: Sequence[_Drawn]) -> set[int]:
+        """Add the gradients of one batch; returns the atoms that have any."""
+        group, rows = self._rows(some)
+        with torch.no_grad():
+            hidden, cache = self._late(rows, [one.mounted for one in some])
+            candidates = self._candidates(rows)
+            nll = answer_nll(self.head.logits(hidden, candidates), candidates)
+            failed = (rows.targets != IGNORED) & (torch.exp(-nll) <= self.settings.pass_probability)
+        self._watch(rows, hidden, failed)
+        many = failed.sum(1).tolist()
+        for one, wrong in zip(some, many, strict=True):
+            group.passed[one.row] = not wrong
+        failing = [i for i, wrong in enumerate(many) if wrong]
+        for part in alike(failing, many.__getitem__, BATCH_ROWS, ratio=NARROW_RATIO):
+            picked = torch.tensor(part, device=failed.device)
+            columns = columns_of(failed[picked])
+            narrow = rows.narrowed(picked, columns, cache.layers[self.trunk.first_late :])
+            hidden, _ = self._late(narrow, [some[i].mounted for i in part])
+            few = candidates.narrowed(picked, columns)
+            loss = (answer_nll(self.head.logits(hidden, few), few) * (columns >= 0)).sum()
+            (loss / LOSS_TOKENS).backward()
+        owners = rows.owner.tolist()
+        return {owners[i] for i in failing}
+
+    def _rows(self, some: Sequence[_Drawn]) -> tuple[Group, LateRows]:
+        """The group that the rows are of, and they, cut to their longest answer."""
+        group = self._groups[some[0].length]
+        rows = group.rows.select(torch.tensor([one.row for one in some], device=self.model.device))
+        return group, rows.cut(max(group.lengths[one.row] for one in some))
+
+    def _late(self, rows: LateRows, mounted: Sequence[Mounted]) -> tuple[Tensor, Any]:
+        """The rows' last hidden states and the late blocks' cache."""
+        cache = whole_cache()
+        with self.adapters.mounted(mixture(rows.owner, mounted)):
+            return late_forward(self.model, self.trunk.first_late, rows, cache), cache
+
+    def _candidates(self, rows: LateRows) -> Candidates:
+        watched = [self._slots[owner].watched for owner in rows.owner.tolist()]
+        return self.head.candidates(rows, pad_sequence(watched, batch_first=True, padding_value=IGNORED))
+
+    def _watch(self, rows: LateRows, hidden: Tensor, failed: Tensor) -> None:
+        """Every few steps of an atom, the tokens that the full head finds likely by now where it failed join its
+        candidates."""
+        owners = rows.owner.tolist()
+        due = [self._slots[owner].steps % self.settings.refresh_every == 0 for owner in owners]
+        chosen = failed & torch.tensor(due, device=failed.device)[:, None]
+        likely = self.head.likely(hidden[chosen])
+        column_owner = rows.owner[:, None].expand_as(chosen)[chosen]
+        for owner in column_owner.unique().tolist():
+            self._slots[owner].watch(likely[column_owner == owner].flatten())
+
+    def _silence(self, bank: SilenceBank, active: Sequence[int]) -> None:
+        owners = [owner for owner in active for _ in range(self.settings.silence_rows)]
+        picks, mounted = zip(*(bank.drawn(self._slots[owner].random, self.settings) for owner in owners), strict=True)
+        owner = torch.tensor(owners, device=self.model.device)
+        picked = torch.tensor(picks, device=self.model.device)
+        rows = bank.rows.select(picked, owner)
+        watched = pad_sequence([self._slots[o].watched for o in owners], batch_first=True, padding_value=IGNORED)
+        tokens = torch.cat([bank.likely[picked], watched], dim=1)
+        candidates = self.head.candidates(rows, tokens, with_teacher=True)
+        with self.adapters.mounted(mixture(owner, mounted)):
             hidden = late_forward(self.model, self.trunk.first_late, rows)
         losses = silence_loss(self.head.logits(hidden, candidates), candidates, rows.targets != IGNORED)
         (losses.sum() * (self.settings.silence_weight / self.settings.silence_rows)).backward()
 
-    def _draw(self, owners: Tensor) -> Mixture:
-        """Weights as serving draws them: own from [own_weight_min, 1], neighbours' from [0, 1]."""
-        many = self.settings.max_distractors if self.pool is not None else 0
-        own = np.ones(len(owners), dtype=np.float32)
-        other = np.zeros((len(owners), many), dtype=np.int64)
-        weights = np.zeros((len(owners), many), dtype=np.float32)
-        for row, owner in enumerate(owners.tolist()):
-            random = self._slots[owner].random
-            if random.random() < self.settings.mixed_visibility:
-                own[row] = random.uniform(self.settings.own_weight_min, 1)
-                if many and self.pool is not None:
-                    count = int(random.integers(0, many + 1))
-                    other[row] = random.integers(0, len(self.pool), many)
-                    weights[row, :count] = random.uniform(0, 1, count)
-        device = self.model.device
-        mounted = bool(many) and bool(weights.any())
-        return Mixture(
-            own_slots=owners,
-            own_weights=torch.from_numpy(own).to(device),
-            other_slots=torch.from_numpy(other).to(device) if mounted else None,
-            other_weights=torch.from_numpy(weights).to(device) if mounted else None,
-        )
-
     # leaving -------------------------------------------------------------------------------------------------
 
     def _finish(self) -> Iterator[TrainedAtom]:
-        limits = self.settings
-        due = [
-            index
-            for index, slot in self._slots.items()
-            if slot.steps >= limits.max_steps or (all(slot.passed) and slot.steps >= limits.min_steps)
-        ]
+        learning = {
+            owner
+            for group in self._groups.values()
+            for owner, passed in zip(group.owners, group.passed, strict=True)
+            if not passed
+        }
+        most = self.settings.max_steps
+        due = [index for index, slot in self._slots.items() if index not in learning or slot.steps >= most]
         if not due:
             return
         verdict = self._exact(due)
         for index in due:
             passed, loss = verdict[index]
             slot = self._slots[index]
-            if not all(passed) and slot.steps < limits.max_steps:
-                slot.passed = passed
+            if not all(passed) and slot.steps < most:
                 continue
             del self._slots[index]
             self._free.append(index)
@@ -270,32 +280,35 @@ class Trainer:
                 passed=tuple(passed),
                 seconds=time.perf_counter() - slot.started,
             )
-        kept = []
-        for group in self._groups:
-            rows = [i for i, owner in enumerate(group.rows.owner.tolist()) if owner in self._slots]
-            if len(rows) == len(group.rows):
-                kept.append(group)
-            elif rows:
-                kept.append(group.keep(torch.tensor(rows, device=self.model.device)))
-        self._groups = kept
+        kept = {length: group.keep(self._slots) for length, group in self._groups.items()}
+        self._groups = {length: group for length, group in kept.items() if group is not None}
 
     @torch.no_grad()
-    def _exact(self, slots: list[int]) -> dict[int, tuple[list[bool], float]]:
-        """Every example of these atoms under the full head, atom alone at weight 1, with the weights as stored."""
-        device = self.model.device
-        self.adapters.round_to_storage(torch.tensor(slots, device=device))
-        passed = {s: [False] * len(self._slots[s].job.examples) for s in slots}
-        losses: dict[int, list[float]] = {s: [] for s in slots}
-        for group in self._groups:
-            chosen = [i for i, owner in enumerate(group.rows.owner.tolist()) if owner in passed]
-            if not chosen:
-                continue
-            rows = group.rows.select(torch.tensor(chosen, device=device))
-            alone = Mixture(own_slots=rows.owner, own_weights=torch.ones(len(rows), device=device))
-            with self.adapters.mounted(alone):
-                hidden = late_forward(self.model, self.trunk.first_late, rows)
-            right, nll = self.head.exact_pass(hidden, rows)
-            for at, owner, ok, loss in zip(chosen, rows.owner.tolist(), right.tolist(), nll.tolist(), strict=True):
-                passed[owner][int(group.example[at])] = ok
+    def _exact(self, slots: Sequence[int]) -> dict[int, tuple[list[bool], float]]:
+        """Every example of these atoms under the full head, atom alone at weight 1, with the weights as stored: which
+        are greedy, and the mean NLL. What is likelier than their tokens is watched from now on."""
+        self.adapters.round_to_storage(torch.tensor(slots, device=self.model.device))
+        passed = {slot: [False] * len(self._slots[slot].job.examples) for slot in slots}
+        losses: dict[int, list[float]] = {slot: [] for slot in slots}
+        checked = [
+            _Drawn(length, row, Mounted())
+            for length, group in self._groups.items()
+            for row, owner in enumerate(group.owners)
+            if owner in passed
+        ]
+        for some in self._batches(checked):
+            group, rows = self._rows(some)
+            hidden, _ = self._late(rows, [one.mounted for one in some])
+            real = rows.targets != IGNORED
+            best, nll = self.head.exact(hidden[real], rows.targets[real])
+            wrong, cost = torch.zeros_like(real), torch.zeros(real.shape, device=real.device)
+            wrong[real], cost[real] = best != rows.targets[real], nll
+            owners = rows.owner.tolist()
+            column_owner = rows.owner[:, None].expand_as(real)[real]
+            for owner in set(owners):
+                self._slots[owner].watch(best[column_owner == owner])
+            means = (cost.sum(1) / real.sum(1)).tolist()
+            for one, owner, failed, loss in zip(some, owners, wrong.any(1).tolist(), means, strict=True):
+                group.passed[one.row] = passed[owner][group.example[one.row]] = not failed
                 losses[owner].append(loss)
-        return {s: (passed[s], float(np.mean(losses[s]))) for s in slots}
+        return {slot: (passed[slot], float(np.mean(losses[slot]))) for slot in slots}

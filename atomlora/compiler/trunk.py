@@ -18,10 +18,9 @@ import torch
 from torch import Tensor
 
 from atomlora.bases import blocks
-from atomlora.compiler.rows import LateRows, joined
+from atomlora.compiler.rows import IGNORED, LateRows, joined, lengthened
+from atomlora.prompts import answer_ids, chat_prompt
 
-IGNORED = -100
-GROUP_ROWS = 256  # rows that are trained in one batch
 FORWARD_ROWS = 64  # rows of one frozen forward
 
 
@@ -31,6 +30,11 @@ class Example:
 
     prompt: tuple[int, ...]
     answer: tuple[int, ...]
+
+    @classmethod
+    def asked(cls, tokenizer: Any, question: str, answer: str) -> Example:
+        """A question as people will ask it, and what is to be said to it."""
+        return cls(tuple(chat_prompt(tokenizer, question)), tuple(answer_ids(tokenizer, answer)))
 
 
 class Trunk:
@@ -50,31 +54,39 @@ class Trunk:
     def _run_prefix(self) -> list[tuple[Tensor, Tensor]]:
         """K and V of the prompt template's common beginning, the same for every example."""
         ids = torch.tensor([self.prefix], device=self.device)
-        output = self.model.model(ids, past_key_values=_whole_cache(), use_cache=True)
+        output = self.model.model(ids, past_key_values=whole_cache(), use_cache=True)
         return [(layer.keys, layer.values) for layer in output.past_key_values.layers]
 
-    def order(self, examples: Sequence[Example]) -> list[list[int]]:
-        """Indices of the examples in groups of similar answer length, so that little is padded."""
-        return _alike(range(len(examples)), lambda i: len(examples[i].answer), GROUP_ROWS)
-
     @torch.no_grad()
-    def rows(self, examples: Sequence[Example], owners: Sequence[int]) -> LateRows:
-        """Frozen forwards over the examples, whose answers are padded to one length; one forward for those whose
-        prompts are of similar length."""
+    def rows(
+        self, examples: Sequence[Example], owners: Sequence[int], length: int | None = None, with_final: bool = False
+    ) -> LateRows:
+        """Frozen forwards over the examples, one for those of similar length; answers are padded to `length` tokens
+        (default: the longest's). `with_final` runs the late blocks too."""
         skip = len(self.prefix)
         if any(e.prompt[:skip] != self.prefix for e in examples):
             raise ValueError("an example's prompt does not begin with the common prefix")
-        length = max(len(e.answer) for e in examples)
-        chunks = _alike(range(len(examples)), lambda i: len(examples[i].prompt) - skip, FORWARD_ROWS)
-        parts = [self._forward([examples[i] for i in chunk], [owners[i] for i in chunk], length) for chunk in chunks]
+        length = length or max(len(e.answer) for e in examples)
+        chunks = [
+            chunk
+            for group in alike(range(len(examples)), lambda i: len(examples[i].answer), len(examples))
+            for chunk in alike(group, lambda i: len(examples[i].prompt) - skip, FORWARD_ROWS)
+        ]
+        parts = [
+            lengthened(self._forward([examples[i] for i in chunk], [owners[i] for i in chunk], with_final), length)
+            for chunk in chunks
+        ]
         order = torch.tensor([i for chunk in chunks for i in chunk]).argsort().to(self.device)
         return joined(parts).select(order)
 
-    def _forward(self, examples: Sequence[Example], owners: Sequence[int], length: int) -> LateRows:
-        # Prompts are padded on the left and answers on the right, so answer columns line up.
+    def _forward(self, examples: Sequence[Example], owners: Sequence[int], with_final: bool) -> LateRows:
+        """All blocks over the prompts but their last tokens, then the trunk alone over those and the answers."""
+        # Prompts are padded on the left and answers on the right, so answer columns line up. At least one column
+        # comes before the last prompt token, if only of padding: the late blocks' cache is never without any.
         skip = len(self.prefix)
         prompts = [e.prompt[skip:] for e in examples]
-        width = max(map(len, prompts))
+        width = max(2, *map(len, prompts))
+        length = max(len(e.answer) for e in examples)
         ids = torch.full((len(examples), width + length - 1), self.pad_id)
         mask = torch.zeros((len(examples), skip + width + length - 1), dtype=torch.long)
         targets = torch.full((len(examples), length), IGNORED)
@@ -86,50 +98,56 @@ class Trunk:
             ids[row, width : width + len(answer) - 1] = torch.tensor(answer[:-1], dtype=torch.long)
             mask[row, skip + start : skip + width + len(answer) - 1] = 1
             targets[row, : len(answer)] = torch.tensor(answer)
+        ids, mask, targets = (x.to(self.device) for x in (ids, mask, targets))
         positions = (mask.cumsum(1) - 1).clamp(min=0)[:, skip:]
-        with _Recorder(self.blocks, self.first_late) as seen:
-            output = self.model.model(
-                ids.to(self.device),
-                attention_mask=mask.to(self.device),
-                position_ids=positions.to(self.device),
-                past_key_values=self._expanded_prefix(len(examples)),
+        cut, cache = width - 1, self._expanded_prefix(len(examples))
+
+        def run(begin: int, end: int) -> Any:
+            return self.model.model(
+                ids[:, begin:end],
+                attention_mask=mask[:, : skip + end],
+                position_ids=positions[:, begin:end],
+                past_key_values=cache,
                 use_cache=True,
             )
-        cut, before = width - 1, skip + width - 1
-        layers = output.past_key_values.layers[self.first_late :]
+
+        run(0, cut)
+        keys_values = tuple((x.keys, x.values) for x in cache.layers[self.first_late :])
+        with _Recorder(self.blocks, self.first_late, skipping=not with_final) as seen:
+            output = run(cut, ids.shape[1])
         return LateRows(
-            hidden=seen.hidden[:, cut:].clone(),
-            keys_values=tuple((x.keys[:, :, :before].clone(), x.values[:, :, :before].clone()) for x in layers),
-            masks=_cut_masks(seen.masks, cut, mask.to(self.device), skip),
-            rotary=tuple((cos[:, cut:], sin[:, cut:]) for cos, sin in seen.rotary),
-            targets=targets.to(self.device),
-            final=output.last_hidden_state[:, cut:].clone(),
+            hidden=seen.hidden,
+            keys_values=keys_values,
+            masks=_explicit(seen.masks, mask, skip + cut),
+            rotary=tuple(seen.rotary),
+            targets=targets,
             owner=torch.tensor(owners, device=self.device),
+            final=output.last_hidden_state if with_final else None,
         )
 
     def _expanded_prefix(self, rows: int) -> Any:
-        cache = _whole_cache()
+        cache = whole_cache()
         for index, (k, v) in enumerate(self._prefix_cache or []):
             cache.update(k.expand(rows, -1, -1, -1), v.expand(rows, -1, -1, -1), index)
         return cache
 
 
-def _alike(indices: Iterable[int], length: Callable[[int], int], max_rows: int) -> list[list[int]]:
-    """The indices in runs of at most `max_rows`, none more than 1.4 times as long as the shortest of its run."""
+def alike(indices: Iterable[int], length: Callable[[int], int], max_rows: int, ratio: float = 1.4) -> list[list[int]]:
+    """The indices in runs of at most `max_rows`, none more than `ratio` times as long as the shortest of its run."""
     groups: list[list[int]] = []
     for i in sorted(indices, key=length):
         shortest = length(groups[-1][0]) if groups else 0
-        if groups and length(i) <= max(shortest + 2, 1.4 * shortest) and len(groups[-1]) < max_rows:
+        if groups and length(i) <= max(shortest + 2, ratio * shortest) and len(groups[-1]) < max_rows:
             groups[-1].append(i)
         else:
             groups.append([i])
     return groups
 
 
-def late_forward(model: Any, first_late: int, rows: LateRows) -> Tensor:
+def late_forward(model: Any, first_late: int, rows: LateRows, cache: Any = None) -> Tensor:
     """Last hidden state (B, T, d), after the final norm, of the late blocks over `rows`; differentiable in whatever
-    hooks on the blocks' linear layers add."""
-    cache = _whole_cache()
+    hooks on the blocks' linear layers add. An empty `cache` that is handed in receives the late blocks' K and V."""
+    cache = whole_cache() if cache is None else cache
     hidden = rows.hidden
     for offset, block in enumerate(blocks(model)[first_late:]):
         cache.update(*rows.keys_values[offset], first_late + offset)
@@ -145,7 +163,7 @@ def late_forward(model: Any, first_late: int, rows: LateRows) -> Tensor:
     return final
 
 
-def _whole_cache() -> Any:
+def whole_cache() -> Any:
     """An empty cache that keeps every position: told the config, it would drop those outside a sliding window, which
     are a batch's columns, padding included, and no longer fit the masks. The masks alone cut the window."""
     from transformers import DynamicCache
@@ -154,10 +172,11 @@ def _whole_cache() -> Any:
 
 
 class _Recorder:
-    """Keeps what the model hands to its late blocks during one forward."""
+    """Keeps what the model hands to its late blocks during one forward; `skipping`, the blocks do not run."""
 
-    def __init__(self, all_blocks: Any, first_late: int) -> None:
+    def __init__(self, all_blocks: Any, first_late: int, skipping: bool) -> None:
         self.late = all_blocks[first_late:]
+        self.skipping = skipping
         self.masks: list[Tensor | None] = []
         self.rotary: list[tuple[Tensor, Tensor]] = []
         self._hidden: Tensor | None = None
@@ -175,27 +194,32 @@ class _Recorder:
 
     def __enter__(self) -> _Recorder:
         self._handles = [b.register_forward_pre_hook(self._see, with_kwargs=True) for b in self.late]
+        if self.skipping:
+            for block in self.late:
+                block.forward = lambda hidden_states, **_: hidden_states
         return self
 
     def __exit__(self, *_: object) -> None:
         for handle in self._handles:
             handle.remove()
+        if self.skipping:
+            for block in self.late:
+                del block.forward
 
 
-def _cut_masks(masks: Sequence[Tensor | None], cut: int, padding: Tensor, skip: int) -> tuple[Tensor, ...]:
-    """The masks' answer rows. Where the model left the mask out (plain causal attention), an explicit one is made:
-    a block run on the answer columns alone could not tell them from a prompt's beginning."""
+def _explicit(masks: Sequence[Tensor | None], padding: Tensor, before: int) -> tuple[Tensor, ...]:
+    """The masks, made where the model left one out: it may for a single column, which the next batch is not."""
     made: dict[int, Tensor] = {}
     for mask in masks:
         if id(mask) in made:
             continue
         if mask is None:
             columns = torch.arange(padding.shape[1], device=padding.device)
-            causal = columns[None, :] <= columns[skip + cut :, None]
+            causal = columns[None, :] <= columns[before:, None]
             made[id(mask)] = (causal[None] & padding[:, None, :].bool())[:, None]
         else:
-            made[id(mask)] = mask[:, :, cut:].contiguous()
+            made[id(mask)] = mask
     return tuple(made[id(mask)] for mask in masks)
 
 
-__all__ = ["IGNORED", "Example", "LateRows", "Trunk", "late_forward"]
+__all__ = ["IGNORED", "Example", "LateRows", "Trunk", "alike", "late_forward", "whole_cache"]

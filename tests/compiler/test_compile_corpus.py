@@ -16,7 +16,6 @@ SETTINGS = CompileSettings(
     adapter=AdapterSettings(rank=4, layers="late:2"),
     train=TrainSettings(
         pool_atoms=1,
-        min_steps=2,
         max_steps=400,
         rows_per_step=8,
         silence_rows=1,
@@ -27,7 +26,7 @@ SETTINGS = CompileSettings(
     max_questions=2,
     slots=4,
 )
-RUSHED = SETTINGS.model_copy(update={"train": SETTINGS.train.model_copy(update={"min_steps": 1, "max_steps": 2})})
+RUSHED = SETTINGS.model_copy(update={"train": SETTINGS.train.model_copy(update={"max_steps": 2})})
 
 
 @pytest.fixture

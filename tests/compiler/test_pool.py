@@ -18,7 +18,7 @@ from atomlora.settings import AdapterSettings, CompileSettings, TrainSettings
 
 SETTINGS = CompileSettings(
     adapter=AdapterSettings(rank=2, layers="late:1"),
-    train=TrainSettings(pool_atoms=2, max_steps=3, min_steps=1, silence_rows=1, silence_tokens=2),
+    train=TrainSettings(pool_atoms=2, max_steps=3, silence_rows=1, silence_tokens=2),
     slots=2,
 )
 

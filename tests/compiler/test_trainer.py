@@ -10,11 +10,11 @@ from atomlora.atom import record_size, split_record
 from atomlora.compiler.adapters import Mixture, pool_from_records
 from atomlora.compiler.silence import build_bank
 from atomlora.compiler.trainer import AtomJob, Trainer
-from atomlora.compiler.trunk import Trunk, late_forward
+from atomlora.compiler.trunk import IGNORED, Trunk, late_forward
 from atomlora.settings import AdapterSettings, TrainSettings
 
 ADAPTER = AdapterSettings(rank=4, layers="late:2")
-QUICK = TrainSettings(max_steps=60, min_steps=3, silence_rows=0, mixed_visibility=0.5)
+QUICK = TrainSettings(max_steps=60, silence_rows=0, mixed_visibility=0.5)
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_learns_every_fact_and_says_so_truly(llama, targets, jobs):
     for job in jobs:
         atom = trained[job.identity]
         assert atom.passed == (True,) * len(job.examples)
-        assert 3 <= atom.steps < 60
+        assert 1 < atom.steps < 60
         assert atom.record.shape == (record_size(4, targets),)
         assert greedy_right(llama, targets, atom.record, job) == list(atom.passed)
 
@@ -146,8 +146,8 @@ def test_atoms_leave_when_they_are_done(llama, targets, jobs):
     steps = [atom.steps for atom in order]
     assert steps == sorted(steps)
     assert steps[0] < steps[-1]
-    patient = train(llama, targets, jobs, settings=QUICK.model_copy(update={"min_steps": 40}))
-    assert min(atom.steps for atom in patient.values()) >= 40
+    sure = train(llama, targets, jobs, settings=QUICK.model_copy(update={"pass_probability": 0.999}))
+    assert sum(atom.steps for atom in sure.values()) > 1.2 * sum(steps)
 
 
 def test_many_more_jobs_than_slots_and_none(llama, targets, make_examples):
@@ -204,7 +204,7 @@ def test_distractors_are_mounted_whenever_the_pool_is_handed_over(llama, targets
 
 
 def test_atoms_trained_beside_distractors_stand_beside_them(llama, targets, jobs, pool):
-    settings = QUICK.model_copy(update={"mixed_visibility": 0.7, "min_steps": 20})
+    settings = QUICK.model_copy(update={"mixed_visibility": 0.7, "pass_probability": 0.95})
     trained = train(llama, targets, jobs[2:], settings=settings, pool=pool)
     right = []
     for job in jobs[2:]:
@@ -215,8 +215,8 @@ def test_atoms_trained_beside_distractors_stand_beside_them(llama, targets, jobs
         for weight in (0.0, 0.5):
             mixture = Mixture(own, torch.ones(len(rows)), own[:, None], torch.full((len(rows), 1), weight))
             with torch.no_grad(), trainer.adapters.mounted(mixture):
-                passed, _ = trainer.head.exact_pass(late_forward(llama, 1, rows), rows)
-            right += passed.tolist()
+                best = trainer.head.full_logits(late_forward(llama, 1, rows)).argmax(-1)
+            right += ((best == rows.targets) | (rows.targets == IGNORED)).all(1).tolist()
     assert np.mean(right) > 0.9
 
 
@@ -232,7 +232,7 @@ def test_silence_keeps_the_base_where_it_is_asked_to(llama, targets, jobs, make_
     changes = []
     for rows_per_atom in (0, 4):
         loud = {"silence_weight": 1.0, "silence_at_full_gate": 1.0}
-        settings = QUICK.model_copy(update={"silence_rows": rows_per_atom, "min_steps": 30, "max_steps": 40, **loud})
+        settings = QUICK.model_copy(update={"silence_rows": rows_per_atom, "pass_probability": 0.99, **loud})
         trained = train(llama, targets, jobs[:3], 3, settings, bank)
         assert all(all(atom.passed) for atom in trained.values())
         total = 0.0
@@ -254,12 +254,12 @@ def test_the_banks_companions_teach(llama, targets, make_examples, pool):
     general, known = make_examples(3, seed=91), make_examples(4, seed=92)
     bank = build_bank(trunk, trainer.head, general, known, trainer.adapters)
     assert bank.companion == (-1, -1, -1, 0, 0, 1, 1)
-    bare = trunk.rows([*general, *known], [0] * 7)
+    bare = trunk.rows([*general, *known], [0] * 7, with_final=True)
     torch.testing.assert_close(bank.rows.final[:3], bare.final[:3])
     assert float((bank.rows.final[3:] - bare.final[3:]).abs().max()) > 0.01
     # A fresh atom (B is zero) beside the companion leaves everything as it is taught: nothing to punish.
     trainer.bank = bank
     trainer.settings = QUICK.model_copy(update={"silence_rows": 6})
     trainer._admit(iter([AtomJob("a" * 64, (general[0],))]))
-    trainer._silence()
+    trainer._silence(bank, [0])
     assert float(trainer.adapters.bt[-1].grad.abs().max()) < 1e-4

@@ -1,10 +1,14 @@
 """The frozen trunk and the late blocks together are the model's own forward, whatever the architecture."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 import transformers
 
-from atomlora.compiler.trunk import IGNORED, Example, Trunk, late_forward
+from atomlora.compiler.rows import columns_of
+from atomlora.compiler.trunk import IGNORED, Example, Trunk, alike, late_forward, whole_cache
 
 PREFIX = (5, 6, 7)
 SMALL = {
@@ -51,13 +55,15 @@ def own_forward(model, example):
 
 
 def check(model, examples, rows, first_late, tolerance):
+    """Rows of a trunk that was or was not asked for the final states too."""
     with torch.no_grad():
         hidden = late_forward(model, first_late, rows)
     for row, example in enumerate(examples):
         length = len(example.answer)
         expected = own_forward(model, example)
         torch.testing.assert_close(hidden[row, :length], expected, rtol=tolerance, atol=tolerance)
-        torch.testing.assert_close(rows.final[row, :length], expected, rtol=tolerance, atol=tolerance)
+        if rows.final is not None:
+            torch.testing.assert_close(rows.final[row, :length], expected, rtol=tolerance, atol=tolerance)
         assert rows.targets[row, :length].tolist() == list(example.answer)
         assert (rows.targets[row, length:] == IGNORED).all()
 
@@ -68,9 +74,11 @@ def test_ragged_rows_equal_the_models_own_forward(architecture, prefix, make_exa
     model = tiny(architecture)
     examples = make_examples(7, prefix=prefix, answers=(1, 9), vocabulary=97)
     trunk = Trunk(model, 2, prefix, 0)
-    rows = trunk.rows(examples, range(7))
-    assert rows.owner.tolist() == list(range(7))
-    check(model, examples, rows, 2, 2e-4)
+    for with_final in (False, True):
+        rows = trunk.rows(examples, range(7), with_final=with_final)
+        assert rows.owner.tolist() == list(range(7))
+        assert (rows.final is not None) == with_final
+        check(model, examples, rows, 2, 2e-4)
 
 
 @pytest.mark.parametrize("architecture", ["Llama", "Mistral", "Gemma3"])
@@ -82,7 +90,7 @@ def test_prompts_of_unlike_length_take_several_forwards(architecture, make_examp
     monkeypatch.setattr(
         trunk, "_forward", lambda some, *rest: sizes.append(len(some)) or Trunk._forward(trunk, some, *rest)
     )
-    rows = trunk.rows(examples, range(9))
+    rows = trunk.rows(examples, range(9), with_final=True)
     assert len(sizes) > 1
     assert sum(sizes) == 9
     assert rows.owner.tolist() == list(range(9))
@@ -103,7 +111,7 @@ def test_prefix_longer_than_the_window(architecture, make_examples):
 def test_rows_of_one_length_where_the_model_needs_no_mask(prefix, attention, make_examples):
     model = tiny("Llama", attention)
     examples = make_examples(3, prefix=prefix, prompts=(4, 4), answers=(5, 5), vocabulary=97)
-    check(model, examples, Trunk(model, 2, prefix, 0).rows(examples, [0, 0, 0]), 2, 2e-4)
+    check(model, examples, Trunk(model, 2, prefix, 0).rows(examples, [0, 0, 0], with_final=True), 2, 2e-4)
     check(model, examples[:1], Trunk(model, 2, prefix, 0).rows(examples[:1], [0]), 2, 2e-4)
 
 
@@ -154,12 +162,75 @@ def test_other_prefix_is_refused():
         trunk.rows([Example((5, 6, 8, 9), (1,))], [0])
 
 
-def test_order_groups_like_lengths_and_loses_none(make_examples, monkeypatch):
-    examples = make_examples(40, seed=2, answers=(1, 30), vocabulary=97)
-    monkeypatch.setattr("atomlora.compiler.trunk.GROUP_ROWS", 8)
-    groups = Trunk(tiny("Llama"), 2, (), 0).order(examples)
+def test_alike_groups_like_lengths_and_loses_none():
+    lengths = np.random.default_rng(2).integers(1, 30, 40).tolist()
+    groups = alike(range(40), lengths.__getitem__, 8)
     assert sorted(i for group in groups for i in group) == list(range(40))
     for group in groups:
-        lengths = [len(examples[i].answer) for i in group]
+        found = [lengths[i] for i in group]
         assert len(group) <= 8
-        assert max(lengths) <= max(min(lengths) + 2, 1.4 * min(lengths))
+        assert max(found) <= max(min(found) + 2, 1.4 * min(found))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_answers_padded_to_a_length_and_cut_again(architecture, make_examples):
+    model = tiny(architecture)
+    examples = make_examples(6, seed=8, prefix=PREFIX, answers=(1, 9), vocabulary=97)
+    rows = Trunk(model, 2, PREFIX, 0).rows(examples, range(6), length=16, with_final=True)
+    assert rows.targets.shape == (6, 16)
+    check(model, examples, rows, 2, 2e-4)
+    assert late_forward(model, 2, rows).isfinite().all()
+    short = rows.cut(9)
+    assert short.targets.shape == (6, 9)
+    check(model, examples, short, 2, 2e-4)
+    assert rows.cut(16) is rows
+
+
+@pytest.mark.parametrize("attention", ["eager", None], ids=["eager", "default"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_chosen_columns_equal_those_of_the_whole(architecture, attention, make_examples):
+    model = tiny(architecture, attention)
+    examples = make_examples(7, seed=6, prefix=PREFIX, answers=(2, 9), vocabulary=97)
+    rows, cache = Trunk(model, 1, PREFIX, 0).rows(examples, range(7)), whole_cache()
+    with torch.no_grad():
+        whole = late_forward(model, 1, rows, cache)
+    random = np.random.default_rng(9)
+    picked = torch.tensor([5, 0, 3, 6])
+    chosen = torch.zeros((4, rows.targets.shape[1]), dtype=torch.bool)
+    for at, row in enumerate(picked.tolist()):
+        length = len(examples[row].answer)
+        chosen[at, random.choice(length, random.integers(1, length + 1), replace=False)] = True
+    columns = columns_of(chosen)
+    with torch.no_grad():
+        found = late_forward(model, 1, rows.narrowed(picked, columns, cache.layers[1:]))
+    for at, row in enumerate(picked.tolist()):
+        wanted = chosen[at].nonzero().flatten()
+        torch.testing.assert_close(found[at, : len(wanted)], whole[row, wanted], rtol=2e-4, atol=2e-4)
+
+
+def test_chosen_columns_see_each_other_anew(make_examples):
+    """With another input below, a chosen column changes what a later chosen one sees, and nothing else does."""
+    model = tiny("Llama")
+    rows, cache = (
+        Trunk(model, 1, PREFIX, 0).rows(make_examples(1, prefix=PREFIX, answers=(6, 6), vocabulary=97), [0]),
+        whole_cache(),
+    )
+    with torch.no_grad():
+        before = late_forward(model, 1, rows, cache)
+    moved = rows.hidden.clone()
+    moved[0, 2] += 1.0
+    picked, columns = torch.tensor([0]), torch.tensor([[2, 4, -1]])
+    narrow = replace(rows, hidden=moved).narrowed(picked, columns, cache.layers[1:])
+    assert narrow.targets.tolist() == [[rows.targets[0, 2], rows.targets[0, 4], IGNORED]]
+    with torch.no_grad():
+        found = late_forward(model, 1, narrow)
+    assert not torch.allclose(found[0, 0], before[0, 2], atol=1e-3)
+    assert not torch.allclose(found[0, 1], before[0, 4], atol=1e-4)
+    alone = replace(rows, hidden=moved).narrowed(picked, torch.tensor([[4]]), cache.layers[1:])
+    with torch.no_grad():
+        torch.testing.assert_close(late_forward(model, 1, alone)[0, 0], before[0, 4], rtol=1e-4, atol=1e-5)
+
+
+def test_columns_of_a_choice():
+    chosen = torch.tensor([[True, False, True], [False, False, False], [False, True, False]])
+    assert columns_of(chosen).tolist() == [[0, 2], [-1, -1], [1, -1]]
