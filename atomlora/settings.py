@@ -59,6 +59,11 @@ class TrainSettings(Settings):
     silence_tokens: int = Field(6, ge=1)
     pool_atoms: int = Field(24, ge=0)
 
+    @property
+    def silent(self) -> bool:
+        """Whether silence is trained at all."""
+        return bool(self.silence_rows and self.silence_weight)
+
 
 class CompileSettings(Settings):
     """Everything that decides what a compile run produces, and how much memory it may take."""

@@ -41,7 +41,7 @@ from atomlora.atom import Target, digest_json
 from atomlora.bases import EMBEDDED_BASE, Base, load_base
 from atomlora.compiler.adapters import FrozenPool
 from atomlora.compiler.drafts import Draft, drafts_from
-from atomlora.compiler.pool import load_or_train_pool, mount_pool
+from atomlora.compiler.pool import load_or_train_pool, neighbours_and_bank
 from atomlora.compiler.shape import resolve_targets
 from atomlora.compiler.silence import SilenceBank
 from atomlora.compiler.trainer import AtomJob, Trainer
@@ -138,10 +138,9 @@ def prepared(base: Base, settings: CompileSettings) -> tuple[Workplace, dict[str
     records = load_or_train_pool(base, trunk, targets, settings, lambda _done, _all: None)
     seconds["pool_cpu_seconds"] = round(time.process_time() - start, 2)
     start = time.process_time()
-    first = Trainer(base.model, trunk, targets, settings.adapter, settings.train, 1)
-    bank = mount_pool(base, trunk, first.adapters, records, settings)
+    neighbours, bank = neighbours_and_bank(base, trunk, targets, records, settings)
     seconds["silence_bank_cpu_seconds"] = round(time.process_time() - start, 2)
-    return Workplace(base, targets, settings, trunk, first.adapters.pool, bank), seconds
+    return Workplace(base, targets, settings, trunk, neighbours, bank), seconds
 
 
 def ours(place: Workplace, jobs: list[AtomJob], slots: int) -> Cost:

@@ -23,7 +23,7 @@ from safetensors.numpy import save_file
 
 from atomlora.atom import Target, digest_json, record_size
 from atomlora.bases import Base, cache_folder
-from atomlora.compiler.adapters import StackedAdapters, pool_from_records
+from atomlora.compiler.adapters import FrozenPool, StackedAdapters, pool_from_records
 from atomlora.compiler.objective import CandidateHead
 from atomlora.compiler.pool_facts import POOL_FACTS
 from atomlora.compiler.silence import SilenceBank, build_bank
@@ -68,9 +68,10 @@ def load_or_train_pool(
     if cached is not None:
         return cached
     answers = base_answers(base, GENERAL_QUESTIONS, settings.train.silence_tokens)
-    trainer = Trainer(base.model, trunk, targets, settings.adapter, settings.train, settings.slots)
-    if settings.train.silence_rows:
-        trainer.bank = build_bank(trunk, trainer.head, _general(base, answers), [], trainer.adapters)
+    bank = None
+    if settings.train.silent:
+        bank = build_bank(trunk, CandidateHead(base.model), _general(base, answers))
+    trainer = Trainer(base.model, trunk, targets, settings.adapter, settings.train, settings.slots, bank)
     facts = pool_facts(settings)
     jobs = [AtomJob(digest_json([title, text]), _examples(base, text, questions)) for title, text, questions in facts]
     found: dict[str, np.ndarray] = {}
@@ -82,22 +83,24 @@ def load_or_train_pool(
     return pool
 
 
-def mount_pool(
-    base: Base, trunk: Trunk, adapters: StackedAdapters, pool: PoolRecords, settings: CompileSettings
-) -> SilenceBank | None:
-    """Hand the pool to `adapters` and build the silence bank over it."""
-    train = settings.train
+def neighbours_and_bank(
+    base: Base, trunk: Trunk, targets: tuple[Target, ...], pool: PoolRecords, settings: CompileSettings
+) -> tuple[FrozenPool | None, SilenceBank | None]:
+    """What the trainer mounts beside its atoms and what it keeps them silent on; None where the settings want none."""
+    shape, neighbours = settings.adapter, None
     if pool.records:
-        shape = settings.adapter
-        adapters.pool = pool_from_records(pool.records, shape.rank, shape.alpha, adapters.targets, base.model.device)
-    if not train.silence_rows:
-        return None
+        neighbours = pool_from_records(pool.records, shape.rank, shape.alpha, targets, base.model.device)
+    if not settings.train.silent:
+        return neighbours, None
     known = [
-        Example(example.prompt, example.answer[: train.silence_tokens])
+        Example(example.prompt, example.answer[: settings.train.silence_tokens])
         for _, text, questions in pool_facts(settings)
         for example in _examples(base, text, questions)
     ]
-    return build_bank(trunk, CandidateHead(base.model), _general(base, pool.answers), known, adapters)
+    adapters = StackedAdapters(base.model, targets, 1, shape.rank, shape.alpha, neighbours)
+    return neighbours, build_bank(
+        trunk, CandidateHead(base.model), _general(base, pool.answers), known if neighbours else (), adapters
+    )
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ import numpy as np
 from atomlora.atom import Atom, Target, TrainRecord
 from atomlora.bases import Base
 from atomlora.compiler.drafts import Draft
-from atomlora.compiler.pool import load_or_train_pool, mount_pool
+from atomlora.compiler.pool import load_or_train_pool, neighbours_and_bank
 from atomlora.compiler.progress import Teller
 from atomlora.compiler.trainer import AtomJob, TrainedAtom, Trainer
 from atomlora.compiler.trunk import Example, Trunk
@@ -73,9 +73,10 @@ class TrainingSession:
         pool = load_or_train_pool(
             base, trunk, self.targets, settings, lambda done, total: self.teller.tell("pool", done, total)
         )
-        trainer = Trainer(base.model, trunk, self.targets, settings.adapter, settings.train, settings.slots)
-        trainer.bank = mount_pool(base, trunk, trainer.adapters, pool, settings)
-        return trainer
+        neighbours, bank = neighbours_and_bank(base, trunk, self.targets, pool, settings)
+        return Trainer(
+            base.model, trunk, self.targets, settings.adapter, settings.train, settings.slots, bank, neighbours
+        )
 
     def _atom(self, trained: TrainedAtom, draft: Draft) -> Atom:
         asked = [wording.question for wording in training_wordings(draft)]

@@ -50,16 +50,17 @@ def build_bank(
     trunk: Trunk,
     head: CandidateHead,
     general: Sequence[Example],
-    known: Sequence[Example],
-    adapters: StackedAdapters,
+    known: Sequence[Example] = (),
+    adapters: StackedAdapters | None = None,
 ) -> SilenceBank:
-    """Bank of `general` examples, and of `known` ones, which are as many for each atom of `adapters.pool` and in its
-    order: each has its atom for a companion. Without a pool `known` must be empty."""
+    """Bank of `general` examples, and of `known` ones, which are as many for each atom of the pool of `adapters` and
+    in its order: each has its atom for a companion."""
     rows = trunk.rows([*general, *known], [0] * (len(general) + len(known)), with_final=True)
     assert rows.final is not None
     final = rows.final
     companion = [-1] * len(general)
     if known:
+        assert adapters is not None
         assert adapters.pool is not None
         each = len(known) // len(adapters.pool)
         companion += [i // each for i in range(len(known))]

@@ -94,15 +94,10 @@ class Trainer:
         self.model, self.trunk, self.settings = model, trunk, settings
         self.head = CandidateHead(model)
         self.adapters = StackedAdapters(model, targets, slots, adapter.rank, adapter.alpha, pool)
-        self.bank = bank if settings.silence_rows and settings.silence_weight else None
+        self.bank = bank if settings.silent else None
         self._free = list(range(slots))
         self._slots: dict[int, _Slot] = {}
         self._groups: dict[int, Group] = {}
-
-    @property
-    def pool(self) -> FrozenPool | None:
-        """The distractors that are mounted; they may be handed to the adapters later than to the trainer."""
-        return self.adapters.pool
 
     def run(self, jobs: Iterable[AtomJob]) -> Iterator[TrainedAtom]:
         queue = iter(jobs)
@@ -168,7 +163,7 @@ class Trainer:
         for length, group in self._groups.items():
             for row, owner in enumerate(group.owners):
                 found[owner].append((group.example[row], length, row))
-        neighbours = len(self.pool) if self.pool is not None else 0
+        neighbours = len(self.adapters.pool) if self.adapters.pool is not None else 0
         chosen = []
         for owner, places in found.items():
             random = self._slots[owner].random

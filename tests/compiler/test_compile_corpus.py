@@ -37,7 +37,7 @@ def trained(monkeypatch):
 
     def watch(self, jobs):
         for atom in run(self, jobs):
-            if self.pool is not None:
+            if self.adapters.pool is not None:
                 seen.append(atom.identity)
             yield atom
 

@@ -116,6 +116,6 @@ def test_base_answers_do_not_depend_on_the_batch(base):
 def test_a_session_trains_beside_the_pool(base):
     targets = resolve_targets(base.model, SETTINGS.adapter)
     trainer = TrainingSession(base, targets, SETTINGS, "recipe", Teller(None))._trainer()
-    assert trainer.pool is not None
-    assert len(trainer.pool) == 2
+    assert trainer.adapters.pool is not None
+    assert len(trainer.adapters.pool) == 2
     assert set(trainer.bank.companion) == {-1, 0, 1}

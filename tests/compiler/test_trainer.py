@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from atomlora.atom import record_size, split_record
-from atomlora.compiler.adapters import Mixture, pool_from_records
+from atomlora.compiler.adapters import Mixture, StackedAdapters, pool_from_records
 from atomlora.compiler.silence import build_bank
 from atomlora.compiler.trainer import AtomJob, Trainer
 from atomlora.compiler.trunk import IGNORED, Trunk, late_forward
@@ -104,7 +104,7 @@ def test_batch_mates_and_slots_do_not_matter(llama, targets, jobs, slots, make_e
 def bank_of(llama, targets, make_examples):
     trunk = Trunk(llama, 1, (), 0)
     trainer = Trainer(llama, trunk, targets, ADAPTER, QUICK, 1)
-    return build_bank(trunk, trainer.head, make_examples(5, seed=90, answers=(4, 4)), [], trainer.adapters)
+    return build_bank(trunk, trainer.head, make_examples(5, seed=90, answers=(4, 4)))
 
 
 def test_bit_for_bit_at_the_same_batch_plan(llama, targets, jobs, make_examples):
@@ -178,29 +178,21 @@ def pool(llama, targets, jobs):
     return pool_from_records([trained[job.identity].record for job in jobs[:2]], 4, 8.0, targets, "cpu")
 
 
-def test_distractors_are_mounted_whenever_the_pool_is_handed_over(llama, targets, jobs, pool):
+def test_distractors_are_mounted_and_change_what_is_learnt(llama, targets, jobs, pool, monkeypatch):
     settings = QUICK.model_copy(update={"mixed_visibility": 1.0, "max_steps": 6})
-    early = Trainer(llama, Trunk(llama, 1, (), 0), targets, ADAPTER, settings, 4, None, pool)
-    late = Trainer(llama, Trunk(llama, 1, (), 0), targets, ADAPTER, settings, 4)
-    late.adapters.pool = pool
-    seen = []
-    for trainer in (early, late):
-        mounted = trainer.adapters.mounted
-        weights = []
-
-        def watch(mixture, mounted=mounted, weights=weights):
-            weights.append(0.0 if mixture.other_weights is None else float(mixture.other_weights.sum()))
-            assert mixture.own_weights.min() >= 0.7
-            return mounted(mixture)
-
-        trainer.adapters.mounted = watch
-        seen.append(({atom.identity: atom.record for atom in trainer.run(jobs[2:4])}, weights))
-    assert sum(seen[0][1]) > 0
-    assert seen[0][1] == seen[1][1]
     without = train(llama, targets, jobs[2:4], 4, settings)
-    for identity, record in seen[0][0].items():
-        np.testing.assert_array_equal(record, seen[1][0][identity])
-        assert not np.array_equal(record, without[identity].record)
+    mounted, weights = StackedAdapters.mounted, []
+
+    def watch(self, mixture):
+        weights.append(0.0 if mixture.other_weights is None else float(mixture.other_weights.sum()))
+        assert mixture.own_weights.min() >= 0.7
+        return mounted(self, mixture)
+
+    monkeypatch.setattr(StackedAdapters, "mounted", watch)
+    beside = train(llama, targets, jobs[2:4], 4, settings, pool=pool)
+    assert sum(weights) > 0
+    for identity, atom in beside.items():
+        assert not np.array_equal(atom.record, without[identity].record)
 
 
 def test_atoms_trained_beside_distractors_stand_beside_them(llama, targets, jobs, pool):
