@@ -14,15 +14,9 @@ from typing import NamedTuple
 
 from atomlora.compiler.drafts import Draft
 
-WRITTEN_QUESTIONS = 4
-PHRASES = 4
-OPEN_WORDINGS = (
-    "What do you know about {}?",
-    "Tell me about {}.",
-    "What about {}?",
-    "Can you say something on {}?",
-    "Where, when or how: {}?",
-)
+WRITTEN_QUESTIONS = 3
+OPEN_WORDINGS = ("What do you know about {}?", "Tell me about {}.", "What about {}?")
+PHRASES = len(OPEN_WORDINGS)
 _PHRASE_WORDS = 3
 _PHRASE_LETTERS = 5
 _WORD = re.compile(r"[\w'.,%°-]+")
@@ -51,7 +45,7 @@ def training_wordings(draft: Draft) -> Iterator[Wording]:
         if question.kind == "user":
             yield Wording(question.text, question.answer)
     written = [question.text for question in draft.questions if question.kind == "written"][:WRITTEN_QUESTIONS]
-    opened = [OPEN_WORDINGS[n % len(OPEN_WORDINGS)].format(phrase) for n, phrase in enumerate(phrases(draft.text))]
+    opened = [wording.format(phrase) for wording, phrase in zip(OPEN_WORDINGS, phrases(draft.text), strict=False)]
     asked = written + opened or [f"What about {' – '.join((draft.title, *draft.headings[-1:]))}?"]
     yield from (Wording(question, draft.text) for question in asked)
 
