@@ -11,33 +11,39 @@ from atomlora.compiler.rows import IGNORED, LateRows, joined
 
 
 @dataclass
+class Asked:
+    """A row: its atom's slot, its place among the atom's questions, how many tokens its answer has, and whether all
+    of them passed when it was last looked at."""
+
+    owner: int
+    example: int
+    length: int
+    passed: bool = False
+
+
+@dataclass(frozen=True)
 class Group:
-    """Rows padded to one answer length; `example` is each row's place in its atom's questions, `passed` whether all
-    its tokens passed when it was last looked at."""
+    """Rows padded to one answer length, and what each of them is."""
 
     rows: LateRows
-    example: list[int]
-    passed: list[bool]
-    owners: list[int]
-    lengths: list[int]
+    asked: list[Asked]
 
     @classmethod
-    def of(cls, rows: LateRows, example: Sequence[int]) -> Group:
+    def of(cls, rows: LateRows, examples: Sequence[int]) -> Group:
+        """Rows that have not been looked at yet."""
         lengths = (rows.targets != IGNORED).sum(1).tolist()
-        return cls(rows, list(example), [False] * len(rows), rows.owner.tolist(), lengths)
+        return cls(rows, [Asked(*row) for row in zip(rows.owner.tolist(), examples, lengths, strict=True)])
 
     def with_rows(self, more: Group) -> Group:
-        lists = ("example", "passed", "owners", "lengths")
-        return Group(joined([self.rows, more.rows]), *(getattr(self, name) + getattr(more, name) for name in lists))
+        return Group(joined([self.rows, more.rows]), self.asked + more.asked)
 
     def keep(self, owners: Container[int]) -> Group | None:
         """The rows of these atoms; None where there are none."""
-        kept = [row for row, owner in enumerate(self.owners) if owner in owners]
-        if len(kept) == len(self.owners) or not kept:
+        kept = [row for row, asked in enumerate(self.asked) if asked.owner in owners]
+        if len(kept) == len(self.asked) or not kept:
             return self if kept else None
         rows = self.rows.select(torch.tensor(kept, device=self.rows.owner.device))
-        lists = (self.example, self.passed, self.owners, self.lengths)
-        return Group(rows, *([values[row] for row in kept] for values in lists))  # type: ignore[arg-type]
+        return Group(rows, [self.asked[row] for row in kept])
 
 
 def padded_length(length: int) -> int:

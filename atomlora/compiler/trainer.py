@@ -161,15 +161,15 @@ class Trainer:
         """`rows_per_step` rows of every atom, those that have not passed first, else in random order."""
         found: dict[int, list[tuple[int, int, int]]] = defaultdict(list)
         for length, group in self._groups.items():
-            for row, owner in enumerate(group.owners):
-                found[owner].append((group.example[row], length, row))
+            for row, asked in enumerate(group.asked):
+                found[asked.owner].append((asked.example, length, row))
         neighbours = len(self.adapters.pool) if self.adapters.pool is not None else 0
         chosen = []
         for owner, places in found.items():
             random = self._slots[owner].random
             places.sort()  # by question: no trace of where its rows stand in a batch
             mixed = [places[i] for i in random.permutation(len(places)).tolist()]
-            mixed.sort(key=lambda place: self._groups[place[1]].passed[place[2]])
+            mixed.sort(key=lambda place: self._groups[place[1]].asked[place[2]].passed)
             for _, length, row in mixed[: self.settings.rows_per_step]:
                 chosen.append(_Drawn(length, row, drawn(random, self.settings, neighbours)))
         return chosen
@@ -178,7 +178,8 @@ class Trainer:
         """The rows in batches of one group and of like answer length."""
         for length, group in self._groups.items():
             mine = {one.row: one for one in rows if one.length == length}
-            for part in alike(mine, group.lengths.__getitem__, BATCH_ROWS):
+            lengths = [asked.length for asked in group.asked]
+            for part in alike(mine, lengths.__getitem__, BATCH_ROWS):
                 yield [mine[row] for row in part]
 
     def _learn(self, some: Sequence[_Drawn]) -> set[int]:
@@ -192,7 +193,7 @@ class Trainer:
         self._watch(rows, hidden, failed)
         many = failed.sum(1).tolist()
         for one, wrong in zip(some, many, strict=True):
-            group.passed[one.row] = not wrong
+            group.asked[one.row].passed = not wrong
         failing = [i for i, wrong in enumerate(many) if wrong]
         for part in alike(failing, many.__getitem__, BATCH_ROWS, ratio=NARROW_RATIO):
             picked = torch.tensor(part, device=failed.device)
@@ -202,14 +203,13 @@ class Trainer:
             few = candidates.narrowed(picked, columns)
             loss = (answer_nll(self.head.logits(hidden, few), few) * (columns >= 0)).sum()
             (loss / LOSS_TOKENS).backward()
-        owners = rows.owner.tolist()
-        return {owners[i] for i in failing}
+        return {group.asked[some[i].row].owner for i in failing}
 
     def _rows(self, some: Sequence[_Drawn]) -> tuple[Group, LateRows]:
         """The group that the rows are of, and they, cut to their longest answer."""
         group = self._groups[some[0].length]
         rows = group.rows.select(torch.tensor([one.row for one in some], device=self.model.device))
-        return group, rows.cut(max(group.lengths[one.row] for one in some))
+        return group, rows.cut(max(group.asked[one.row].length for one in some))
 
     def _late(self, rows: LateRows, mounted: Sequence[Mounted]) -> tuple[Tensor, Any]:
         """The rows' last hidden states and the late blocks' cache."""
@@ -249,12 +249,7 @@ class Trainer:
     # leaving -------------------------------------------------------------------------------------------------
 
     def _finish(self) -> Iterator[TrainedAtom]:
-        learning = {
-            owner
-            for group in self._groups.values()
-            for owner, passed in zip(group.owners, group.passed, strict=True)
-            if not passed
-        }
+        learning = {asked.owner for group in self._groups.values() for asked in group.asked if not asked.passed}
         most = self.settings.max_steps
         due = [index for index, slot in self._slots.items() if index not in learning or slot.steps >= most]
         if not due:
@@ -288,8 +283,8 @@ class Trainer:
         checked = [
             _Drawn(length, row, Mounted())
             for length, group in self._groups.items()
-            for row, owner in enumerate(group.owners)
-            if owner in passed
+            for row, asked in enumerate(group.asked)
+            if asked.owner in passed
         ]
         for some in self._batches(checked):
             group, rows = self._rows(some)
@@ -298,12 +293,12 @@ class Trainer:
             best, nll = self.head.exact(hidden[real], rows.targets[real])
             wrong, cost = torch.zeros_like(real), torch.zeros(real.shape, device=real.device)
             wrong[real], cost[real] = best != rows.targets[real], nll
-            owners = rows.owner.tolist()
             column_owner = rows.owner[:, None].expand_as(real)[real]
-            for owner in set(owners):
+            for owner in column_owner.unique().tolist():
                 self._slots[owner].watch(best[column_owner == owner])
             means = (cost.sum(1) / real.sum(1)).tolist()
-            for one, owner, failed, loss in zip(some, owners, wrong.any(1).tolist(), means, strict=True):
-                group.passed[one.row] = passed[owner][group.example[one.row]] = not failed
-                losses[owner].append(loss)
+            for one, failed, loss in zip(some, wrong.any(1).tolist(), means, strict=True):
+                asked = group.asked[one.row]
+                asked.passed = passed[asked.owner][asked.example] = not failed
+                losses[asked.owner].append(loss)
         return {slot: (passed[slot], float(np.mean(losses[slot]))) for slot in slots}
