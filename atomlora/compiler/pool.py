@@ -98,9 +98,7 @@ def neighbours_and_bank(
         for example in _examples(base, text, questions)
     ]
     adapters = StackedAdapters(base.model, targets, 1, shape.rank, shape.alpha, neighbours)
-    return neighbours, build_bank(
-        trunk, CandidateHead(base.model), _general(base, pool.answers), known if neighbours else (), adapters
-    )
+    return neighbours, build_bank(trunk, CandidateHead(base.model), _general(base, pool.answers), known, adapters)
 
 
 @torch.no_grad()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+Item = TypeVar("Item")
 IGNORED = -100  # a target of columns that are not there
 
 
@@ -38,11 +39,15 @@ class LateRows:
 
     def select(self, rows: Tensor, owner: Tensor | None = None) -> LateRows:
         """The given rows (int64 indices, repeats allowed), with other owners if given."""
+
+        def chosen(item: Tensor) -> Tensor:
+            return item[rows] if item.shape[0] > 1 else item
+
         return LateRows(
             hidden=self.hidden[rows],
             keys_values=tuple((k[rows], v[rows]) for k, v in self.keys_values),
-            masks=_select_shared(self.masks, rows),
-            rotary=_select_rotary(self.rotary, rows),
+            masks=each(self.masks, chosen),
+            rotary=_each_pair(self.rotary, chosen),
             targets=self.targets[rows],
             owner=self.owner[rows] if owner is None else owner,
             final=None if self.final is None else self.final[rows],
@@ -53,12 +58,11 @@ class LateRows:
         longer = self.targets.shape[1] - length
         if not longer:
             return self
-        masks = {id(mask): mask[:, :, :length, :-longer] for mask in self.masks}
         return replace(
             self,
             hidden=self.hidden[:, :length],
-            masks=tuple(masks[id(mask)] for mask in self.masks),
-            rotary=tuple((cos[:, :length], sin[:, :length]) for cos, sin in self.rotary),
+            masks=each(self.masks, lambda mask: mask[:, :, :length, :-longer]),
+            rotary=_each_pair(self.rotary, lambda turn: turn[:, :length]),
             targets=self.targets[:, :length],
             final=None if self.final is None else self.final[:, :length],
         )
@@ -69,21 +73,18 @@ class LateRows:
         real = columns >= 0
         at = torch.where(real, columns, columns[:, :1])  # padding computes a row's first column again, to be ignored
         row = picked[:, None]
-        before, made = self.keys_values[0][0].shape[2], {}
-        for mask in self.masks:
-            if id(mask) not in made:
-                seen = mask.expand(len(self), -1, -1, -1)[row, 0, at]
-                column = (before + at)[:, None, :].expand(-1, at.shape[1], -1)
-                fresh = seen.gather(2, column).masked_fill(~real[:, None, :], _hiding(mask))
-                made[id(mask)] = torch.cat([seen.scatter(2, column, _hiding(mask)), fresh], dim=2)[:, None]
-        for turn in (x for pair in self.rotary for x in pair):
-            if id(turn) not in made:
-                made[id(turn)] = turn.expand(len(self), -1, -1)[row, at]
+        column = (self.keys_values[0][0].shape[2] + at)[:, None, :].expand(-1, at.shape[1], -1)
+
+        def seen(mask: Tensor) -> Tensor:
+            all_columns = mask.expand(len(self), -1, -1, -1)[row, 0, at]
+            fresh = all_columns.gather(2, column).masked_fill(~real[:, None, :], _hiding(mask))
+            return torch.cat([all_columns.scatter(2, column, _hiding(mask)), fresh], dim=2)[:, None]
+
         return LateRows(
             hidden=self.hidden[row, at],
             keys_values=tuple((layer.keys[picked], layer.values[picked]) for layer in layers),
-            masks=tuple(made[id(mask)] for mask in self.masks),
-            rotary=tuple((made[id(cos)], made[id(sin)]) for cos, sin in self.rotary),
+            masks=each(self.masks, seen),
+            rotary=_each_pair(self.rotary, lambda turn: turn.expand(len(self), -1, -1)[row, at]),
             targets=torch.where(real, self.targets[row, at], IGNORED),
             owner=self.owner[picked],
         )
@@ -134,19 +135,17 @@ def lengthened(part: LateRows, length: int) -> LateRows:
     extra = length - part.targets.shape[1]
     if not extra:
         return part
-    made: dict[int, Tensor] = {}
-    for mask in part.masks:
-        if id(mask) not in made:
-            # A new column sees what the last one sees: with nothing in sight its softmax would be undefined.
-            longer = torch.cat([mask, mask[:, :, -1:].expand(-1, -1, extra, -1)], dim=2)
-            made[id(mask)] = functional.pad(longer, (0, extra), value=_hiding(mask))
-    for turn in (x for pair in part.rotary for x in pair):
-        made.setdefault(id(turn), functional.pad(turn, (0, 0, 0, extra)))
+
+    def longer(mask: Tensor) -> Tensor:
+        # A new column sees what the last one sees: with nothing in sight its softmax would be undefined.
+        rows = torch.cat([mask, mask[:, :, -1:].expand(-1, -1, extra, -1)], dim=2)
+        return functional.pad(rows, (0, extra), value=_hiding(mask))
+
     return replace(
         part,
         hidden=functional.pad(part.hidden, (0, 0, 0, extra)),
-        masks=tuple(made[id(mask)] for mask in part.masks),
-        rotary=tuple((made[id(cos)], made[id(sin)]) for cos, sin in part.rotary),
+        masks=each(part.masks, longer),
+        rotary=_each_pair(part.rotary, lambda turn: functional.pad(turn, (0, 0, 0, extra))),
         targets=functional.pad(part.targets, (0, extra), value=IGNORED),
         final=None if part.final is None else functional.pad(part.final, (0, 0, 0, extra)),
     )
@@ -155,16 +154,15 @@ def lengthened(part: LateRows, length: int) -> LateRows:
 def _widened(part: LateRows, width: int) -> LateRows:
     """The part with `width` prompt columns, the new ones hidden, and with a mask of its own for every row."""
     extra = width - part.keys_values[0][0].shape[2]
-    made: dict[int, Tensor] = {}
-    for mask in part.masks:
-        if id(mask) not in made:
-            whole = mask.expand(len(part), *mask.shape[1:])
-            made[id(mask)] = functional.pad(whole, (extra, 0), value=_hiding(mask))
+
+    def wider(mask: Tensor) -> Tensor:
+        return functional.pad(mask.expand(len(part), *mask.shape[1:]), (extra, 0), value=_hiding(mask))
+
     before = (0, 0, extra, 0)
     return replace(
         part,
         keys_values=tuple((functional.pad(k, before), functional.pad(v, before)) for k, v in part.keys_values),
-        masks=tuple(made[id(mask)] for mask in part.masks),
+        masks=each(part.masks, wider),
     )
 
 
@@ -173,14 +171,18 @@ def _hiding(mask: Tensor) -> float:
     return False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
 
 
-def _select_shared(items: tuple[Tensor, ...], rows: Tensor) -> tuple[Tensor, ...]:
-    done: dict[int, Tensor] = {}
+def each(items: Sequence[Item], change: Callable[[Item], Tensor]) -> tuple[Tensor, ...]:
+    """`change` of each item, made once for those that layers share, which go on sharing it."""
+    made: dict[int, Tensor] = {}
     for item in items:
-        if id(item) not in done:
-            done[id(item)] = item[rows] if item.shape[0] > 1 else item
-    return tuple(done[id(item)] for item in items)
+        if id(item) not in made:
+            made[id(item)] = change(item)
+    return tuple(made[id(item)] for item in items)
 
 
-def _select_rotary(items: tuple[tuple[Tensor, Tensor], ...], rows: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
-    flat = _select_shared(tuple(x for pair in items for x in pair), rows)
-    return tuple((flat[i], flat[i + 1]) for i in range(0, len(flat), 2))
+def _each_pair(
+    pairs: Sequence[tuple[Tensor, Tensor]], change: Callable[[Tensor], Tensor]
+) -> tuple[tuple[Tensor, Tensor], ...]:
+    """`each` over the cosines and sines of every layer."""
+    flat = each([item for pair in pairs for item in pair], change)
+    return tuple(zip(flat[::2], flat[1::2], strict=True))

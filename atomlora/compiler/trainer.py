@@ -218,8 +218,12 @@ class Trainer:
             return late_forward(self.model, self.trunk.first_late, rows, cache), cache
 
     def _candidates(self, rows: LateRows) -> Candidates:
-        watched = [self._slots[owner].watched for owner in rows.owner.tolist()]
-        return self.head.candidates(rows, pad_sequence(watched, batch_first=True, padding_value=IGNORED))
+        return self.head.candidates(rows, self._watched(rows.owner.tolist()))
+
+    def _watched(self, owners: Sequence[int]) -> Tensor:
+        """(B, L) int64: the tokens that each row's atom watches, IGNORED behind."""
+        watched = [self._slots[owner].watched for owner in owners]
+        return pad_sequence(watched, batch_first=True, padding_value=IGNORED)
 
     def _watch(self, rows: LateRows, hidden: Tensor, failed: Tensor) -> None:
         """Every few steps of an atom, the tokens that the full head finds likely by now where it failed join its
@@ -238,8 +242,7 @@ class Trainer:
         owner = torch.tensor(owners, device=self.model.device)
         picked = torch.tensor(picks, device=self.model.device)
         rows = bank.rows.select(picked, owner)
-        watched = pad_sequence([self._slots[o].watched for o in owners], batch_first=True, padding_value=IGNORED)
-        tokens = torch.cat([bank.likely[picked], watched], dim=1)
+        tokens = torch.cat([bank.likely[picked], self._watched(owners)], dim=1)
         candidates = self.head.candidates(rows, tokens, with_teacher=True)
         with self.adapters.mounted(mixture(owner, mounted)):
             hidden = late_forward(self.model, self.trunk.first_late, rows)

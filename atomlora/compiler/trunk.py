@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from atomlora.bases import blocks
-from atomlora.compiler.rows import IGNORED, LateRows, joined, lengthened
+from atomlora.compiler.rows import IGNORED, LateRows, each, joined, lengthened
 from atomlora.prompts import answer_ids, chat_prompt
 
 FORWARD_ROWS = 64  # rows of one frozen forward
@@ -209,17 +209,15 @@ class _Recorder:
 
 def _explicit(masks: Sequence[Tensor | None], padding: Tensor, before: int) -> tuple[Tensor, ...]:
     """The masks, made where the model left one out: it may for a single column, which the next batch is not."""
-    made: dict[int, Tensor] = {}
-    for mask in masks:
-        if id(mask) in made:
-            continue
-        if mask is None:
-            columns = torch.arange(padding.shape[1], device=padding.device)
-            causal = columns[None, :] <= columns[before:, None]
-            made[id(mask)] = (causal[None] & padding[:, None, :].bool())[:, None]
-        else:
-            made[id(mask)] = mask
-    return tuple(made[id(mask)] for mask in masks)
+
+    def made(mask: Tensor | None) -> Tensor:
+        if mask is not None:
+            return mask
+        columns = torch.arange(padding.shape[1], device=padding.device)
+        causal = columns[None, :] <= columns[before:, None]
+        return (causal[None] & padding[:, None, :].bool())[:, None]
+
+    return each(masks, made)
 
 
 __all__ = ["IGNORED", "Example", "LateRows", "Trunk", "alike", "late_forward", "whole_cache"]

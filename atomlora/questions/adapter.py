@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from atomlora.errors import UsageError
@@ -84,17 +83,13 @@ class AdapterWriter:
         prefixes: Prefixes,
         atom: Sequence[int],
         suffixes: Sequence[str],
-        draws: np.ndarray | None,
         limit: int,
     ) -> list[tuple[str, float]]:
-        """One line for each suffix and its mean log-probability per token (the line's end included).
-
-        `draws` (rows, limit) in [0, 1) are the random numbers of sampled rows; a NaN row decodes greedily.
-        """
+        """One greedy line for each suffix and its mean log-probability per token (the line's end included)."""
         if not atom:
             return []
         lines = self._loaded()
-        return lines.lines(lines.stems(prefixes, atom, suffixes), range(len(atom)), limit, draws)
+        return lines.lines(lines.stems(prefixes, atom, suffixes), range(len(atom)), limit)
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> Prefixes:
         """K/V of each prompt's token ids."""

@@ -81,25 +81,18 @@ def invents(question: str, context: str) -> bool:
 
 def acceptable(question: Question, context: str) -> bool:
     """All tests on one question alone; `context` is title, headings and text."""
-    return (
-        well_formed(question.text)
-        and not stutters(question.text)
-        and not gives_away(question.text, question.answer)
-        and fits_answer(question.text, question.answer)
-        and not invents(question.text, context)
-    )
+    return well_formed(question.text) and not _spoilt(question.text, question.answer, context)
 
 
 def doomed(begun: str, answer: str, context: str) -> bool:
     """True if a question that begins with the whole words `begun` cannot become `acceptable`, however it
     goes on after the next blank: writing may stop there."""
-    return (
-        "?" in begun
-        or stutters(begun)
-        or gives_away(begun, answer)
-        or not fits_answer(begun, answer)
-        or invents(begun, context)
-    )
+    return "?" in begun or _spoilt(begun, answer, context)
+
+
+def _spoilt(text: str, answer: str, context: str) -> bool:
+    """Faults of a question that show in its beginning already, and that no ending mends."""
+    return stutters(text) or gives_away(text, answer) or not fits_answer(text, answer) or invents(text, context)
 
 
 def select(questions: Sequence[Question], max_questions: int, fallback: Sequence[Question] = ()) -> list[Question]:

@@ -58,7 +58,7 @@ def score(writer: AdapterWriter, groups: Sequence[Group], max_questions: int) ->
         prompts = [token_ids(writer.tokenizer, prefix_prompt(g.path, g.text)) for g in part]
         rows = [(index, answer) for index, g in enumerate(part) for answer in dict.fromkeys(a for _, a in g.pairs)]
         prefixes = writer.prefill(prompts)
-        lines = writer.generate(prefixes, [i for i, _ in rows], [question_suffix(a) for _, a in rows], None, 32)
+        lines = writer.generate(prefixes, [i for i, _ in rows], [question_suffix(a) for _, a in rows], 32)
         for (index, answer), (line, _) in zip(rows, lines, strict=True):
             human = [question for question, other in part[index].pairs if other == answer]
             f1.append(max(token_f1(line, question) for question in human))

@@ -152,9 +152,9 @@ def test_lines_do_not_depend_on_batch_mates(tiny, adapter):
     writer.write([], 4)
     suffixes = ["Answer: Anna\nQuestion:", "Answers:", "Answer: 12 euros\nQuestion:"]
     prompts = [list(b"Text: one\n"), list(b"Title: two\nText: longer than one\n")]
-    together = writer.generate(writer.prefill(prompts), [0, 1, 1], suffixes, None, 12)
+    together = writer.generate(writer.prefill(prompts), [0, 1, 1], suffixes, 12)
     for row, at in enumerate([0, 1, 1]):
-        ((line, score),) = writer.generate(writer.prefill([prompts[at]]), [0], [suffixes[row]], None, 12)
+        ((line, score),) = writer.generate(writer.prefill([prompts[at]]), [0], [suffixes[row]], 12)
         assert line == together[row][0]
         assert score == pytest.approx(together[row][1], abs=1e-3)
 
