@@ -74,8 +74,9 @@ class TrainingSession:
             base, trunk, self.targets, settings, lambda done, total: self.teller.tell("pool", done, total)
         )
         neighbours, bank = neighbours_and_bank(base, trunk, self.targets, pool, settings)
+        adapter, train = settings.adapter, settings.train
         return Trainer(
-            base.model, trunk, self.targets, settings.adapter, settings.train, settings.slots, bank, neighbours
+            base.model, trunk, self.targets, adapter, train, settings.slots, bank, neighbours, pool.whitening
         )
 
     def _atom(self, trained: TrainedAtom, draft: Draft) -> Atom:
