@@ -12,7 +12,7 @@ from atomlora.store.manifest import ManifestFolder
 
 MINIMUM_PREFIX = 6
 HEX = frozenset("0123456789abcdef")
-LAYOUT = frozenset({"objects", "manifests", "cache", "lock", "HEAD"})
+LAYOUT = frozenset({"objects", "manifests", "tags", "evaluations", "cache", "lock", "HEAD", "shallow"})
 
 
 def read_head(folder: Path) -> str | None:
