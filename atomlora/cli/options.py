@@ -33,6 +33,7 @@ def _device(context: click.Context, option: click.Parameter, value: str) -> str:
 
 
 store_argument = click.argument("store", type=click.Path(path_type=Path))
+at_option = click.option("--at", "version", metavar="VERSION", help="A version's start, a tag, HEAD, or one~N.")
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 base_option = click.option("--base", help="Where the store's base lies, if elsewhere: folder or hub id.")
 device_option = click.option(
@@ -53,11 +54,11 @@ def model_options(command: Command) -> Command:
     return command
 
 
-def open_model(store: Path, base: str | None, device: str) -> AtomLoRA:
+def open_model(store: Path, base: str | None, device: str, version: str | None = None) -> AtomLoRA:
     """The store on its base; the base is loaded when first needed, or at once where it was named."""
     from atomlora.model import AtomLoRA
 
-    return AtomLoRA.open(store, base, device)
+    return AtomLoRA.open(store, base, device, version=version)
 
 
 def read_question(question: str) -> str:

@@ -84,6 +84,7 @@ def compile_corpus(
                 "atoms_kept": len(ids & before),
                 "atoms_removed": len(before - ids),
                 "atoms_failed": len(failed),
+                "settings_recipe": settings.recipe(),
             },
         )
     teller.tell("route", len(atoms), len(atoms))

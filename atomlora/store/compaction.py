@@ -17,7 +17,6 @@ from atomlora.errors import StoreError
 from atomlora.store.manifest import Manifest
 from atomlora.store.records import RecordType, pack, record_type, size_bytes, weights_digest
 from atomlora.store.store import Store
-from atomlora.store.writer import StoreWriter
 
 SEGMENT_BYTES = 64 << 20
 SEGMENT_ATOMS = 4096  # bounds a segment's header, which names every atom

@@ -103,7 +103,8 @@ def _places_digest(places: tuple[Provenance, ...]) -> bytes:
 
 def _settings(a: Store, b: Store) -> dict[str, tuple[Any, Any]]:
     one, other = ({**_flat(s.manifest.settings), **_identity(s)} for s in (a, b))
-    return {name: (one.get(name), other.get(name)) for name in sorted({*one, *other}) if one.get(name) != other.get(name)}
+    names = sorted(name for name in {*one, *other} if one.get(name) != other.get(name))
+    return {name: (one.get(name), other.get(name)) for name in names}
 
 
 def _identity(store: Store) -> dict[str, Any]:

@@ -155,10 +155,12 @@ class Store:
         return [self._parse(*row[1:]).atom for row in self._index.by_source(source)]
 
     def show(self, atom_id: str) -> dict[str, Any]:
-        """What there is to know of an atom, for JSON: its fields, its segment, offset and size in bytes."""
+        """What there is to know of an atom, for JSON: its fields, its segment, offset, size in bytes and dtype, and
+        what of the version it was made by."""
         entry = self._entry(atom_id)
-        place = {"segment": entry.segment, "offset": entry.offset, "size_bytes": entry.size}
-        return {**entry.atom.model_dump(mode="json"), "scaling": entry.atom.scaling, **place}
+        place = {"segment": entry.segment, "offset": entry.offset, "size_bytes": entry.size, "dtype": entry.dtype}
+        made = {"version": self.version, "recipe": self.manifest.recipe, "base": self.manifest.base.model_dump()}
+        return {**entry.atom.model_dump(mode="json"), "scaling": entry.atom.scaling, **place, **made}
 
     def weights(self, atom_id: str) -> np.ndarray:
         """An atom's weights, bfloat16 as uint16 (n,): mapped from its segment, read-only, where they are stored
