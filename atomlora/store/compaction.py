@@ -1,4 +1,4 @@
-"""Compaction: the current version's atoms out of many small, or half-used, segments into few large ones.
+"""Compaction: the current version's atoms out of many small, or partly used, segments into few large ones.
 
 It makes a version like any other, whose parent is the one before: old segments stay until `gc --keep` forgets the
 versions that need them. It can change how records are stored on the way (see `atomlora.store.records`).
@@ -36,7 +36,7 @@ class CompactReport(Record):
 
 def compact(path: Path | str, storage: RecordType | None = None) -> CompactReport:
     """Rewrite the atoms of small segments (less than half of SEGMENT_BYTES and of SEGMENT_ATOMS) and of segments
-    of which less than half is still used; with `storage`, also every atom that is stored otherwise.
+    that also hold atoms which the version left out; with `storage`, also every atom that is stored otherwise.
 
     Holds one segment's weights at a time. Raises StoreError while a writer is at work, CorruptStoreError when bytes
     have changed; then the current version stays.
@@ -78,9 +78,9 @@ def _chosen(store: Store, storage: RecordType | None) -> set[str]:
         segment.sha256
         for segment in store.manifest.segments
         if (segment.size_bytes < SEGMENT_BYTES // 2 and segment.atoms < SEGMENT_ATOMS // 2)
-        or 2 * used[segment.sha256] < segment.atoms
+        or used[segment.sha256] < segment.atoms
     }
-    if len(poor) < 2 and not any(2 * used[s.sha256] < s.atoms for s in store.manifest.segments):
+    if len(poor) == 1 and all(used[segment.sha256] == segment.atoms for segment in store.manifest.segments):
         poor = set()
     return others | {entry.atom.id for entry in store.entries() if entry.segment in poor}
 
