@@ -18,7 +18,7 @@ from atomlora.store.objects import ObjectFolder
 from atomlora.store.records import RecordType
 from atomlora.store.segments import Place
 
-_BLOCK = 1 << 22
+_BLOCK = 1 << 20
 
 
 class Entry(Record):
