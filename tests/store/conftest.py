@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -65,6 +66,12 @@ def build(path: Path, numbers: Sequence[int], seed: int = 0, per_segment: int = 
         for start in range(0, len(new), per_segment):
             writer.write_segment(new[start : start + per_segment])
         return commit(writer, [finished.get(atom.id, atom) for atom, _ in items], message=f"{list(numbers)}")
+
+
+@pytest.fixture
+def full() -> bool:
+    """Whether fault tests run at their full counts (`make faults`) and print what they found."""
+    return os.environ.get("ATOMLORA_FAULTS") == "full"
 
 
 @pytest.fixture

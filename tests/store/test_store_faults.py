@@ -65,8 +65,9 @@ def third_version(writer: StoreWriter, make: SimpleNamespace) -> str:
     return make.commit(writer, [atom for atom, _ in items], created="2030-01-01T00:00:00+00:00").version
 
 
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO], ids=["no-space", "io-error"])
 @pytest.mark.parametrize("fresh", [True, False], ids=["first-version", "third-version"])
-def test_every_point_of_failure(tmp_path: Path, make: SimpleNamespace, fresh: bool) -> None:
+def test_every_point_of_failure(tmp_path: Path, make: SimpleNamespace, fresh: bool, code: int) -> None:
     template, failed = tmp_path / "template", []
     if not fresh:
         make.build(template, range(5))
@@ -76,7 +77,7 @@ def test_every_point_of_failure(tmp_path: Path, make: SimpleNamespace, fresh: bo
         if not fresh:
             shutil.copytree(template, path)
         old = None if fresh else Store.open(path).version
-        faults, new, message = Faults(fail_at, [errno.ENOSPC, errno.EIO][fail_at % 2]), "", ""
+        faults, new, message = Faults(fail_at, code), "", ""
         try:
             with faults.installed(), Store.writer(path) as writer:
                 new = third_version(writer, make)
@@ -109,6 +110,7 @@ def test_every_point_of_failure(tmp_path: Path, make: SimpleNamespace, fresh: bo
             np.testing.assert_array_equal(store.weights(atom.id), record)
     assert failed[-1] == ""
     assert set(failed[:-1]) == set(CALLS)
+    print(f"faults: {errno.errorcode[code]} at each of {len(failed) - 1} calls: old or new version each time")
 
 
 def write_until_killed(path: Path, make: SimpleNamespace, first: int, pipe: Connection) -> None:
@@ -119,12 +121,79 @@ def write_until_killed(path: Path, make: SimpleNamespace, first: int, pipe: Conn
         number += 2
 
 
-def test_kill_at_any_instant(tmp_path: Path, make: SimpleNamespace) -> None:
+def killed_at(path: Path, make: SimpleNamespace, step: int, after: bool) -> None:
+    """In a child: write the third version, but die at (before or after) the `step`-th fsync, rename or replace."""
+    count = 0
+
+    def deadly(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            nonlocal count
+            count += 1
+            if count - 1 == step and not after:
+                os.kill(os.getpid(), signal.SIGKILL)
+            result = real(*arguments, **keywords)
+            if count - 1 == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        return call
+
+    for name in ("fsync", "rename", "replace"):
+        setattr(os, name, deadly(getattr(os, name)))
+    with Store.writer(path) as writer:
+        third_version(writer, make)
+
+
+def test_killed_at_every_durable_step(tmp_path: Path, make: SimpleNamespace) -> None:
+    template = tmp_path / "template"
+    make.build(template, range(5))
+    make.build(template, range(1, 7))
+    old = Store.open(template)
+    kept = {file: (template / file).read_bytes() for file in files_of(template, old)}
+    undisturbed = tmp_path / "undisturbed"
+    shutil.copytree(template, undisturbed)
+    with Store.writer(undisturbed) as writer:
+        new = third_version(writer, make)
+    context, kills = multiprocessing.get_context("fork"), 0
+    for after in (False, True):
+        for step in range(200):
+            path = tmp_path / f"{after}-{step}"
+            shutil.copytree(template, path)
+            child = context.Process(target=killed_at, args=(path, make, step, after))
+            child.start()
+            child.join()
+            assert all((path / file).read_bytes() == data for file, data in kept.items())
+            store = Store.open(path)
+            assert store.version in (old.version, new)  # and so, verified, bit for bit
+            assert store.verify().ok
+            if child.exitcode == 0:
+                break
+            assert child.exitcode == -signal.SIGKILL
+            kills += 1
+            with Store.writer(path) as writer:
+                if store.version == old.version:
+                    assert third_version(writer, make) == new
+            assert Store.open(path).version == new
+            assert Store.open(path).verify().ok
+            shutil.rmtree(path)
+        assert child.exitcode == 0
+    assert kills > 40
+    print(f"faults: SIGKILL before and after every fsync, rename and replace of a commit: {kills} of {kills} survived")
+
+
+def files_of(path: Path, store: Store) -> list[str]:
+    """The files that a version is made of, relative to the store."""
+    objects = [f"objects/{digest[:2]}/{digest}" for digest in store.manifest.objects()]
+    return [f"manifests/{store.version}.json", *objects]
+
+
+def test_kill_at_any_instant(tmp_path: Path, make: SimpleNamespace, full: bool) -> None:
     path, chance = tmp_path / "store", random.Random(7)
     make.build(path, range(3))
     context = multiprocessing.get_context("fork")
     committed = Store.open(path).version
-    for round_ in range(10):
+    rounds = 200 if full else 10
+    for round_ in range(rounds):
         receive, send = context.Pipe(duplex=False)
         child = context.Process(target=write_until_killed, args=(path, make, 1000 * round_, send))
         child.start()
@@ -141,8 +210,10 @@ def test_kill_at_any_instant(tmp_path: Path, make: SimpleNamespace) -> None:
             pass
         store = Store.open(path)
         assert committed in store.versions[:2]  # the very last may have been committed but not yet told
-        assert store.verify().ok
+        if not full or round_ % 10 == 0:
+            assert store.verify().ok
         committed = store.version
+    print(f"faults: SIGKILL at random instants of a writer: {rounds} of {rounds} survived")
     with Store.writer(path) as writer:
         finished = writer.finished()
         for atom in finished.values():
