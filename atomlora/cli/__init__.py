@@ -11,6 +11,7 @@ from atomlora.cli.compiling import compile_command
 from atomlora.cli.evaluating import eval_command
 from atomlora.cli.group import Commands
 from atomlora.cli.inspecting import gc, show, verify
+from atomlora.cli.remotes import pull, push
 from atomlora.cli.samples import sample
 from atomlora.cli.status import status
 from atomlora.cli.versions import checkout, diff, log, tag
@@ -24,5 +25,6 @@ def main() -> None:
 
 for command in (
     sample, compile_command, ask, route, eval_command, status, show, log, diff, checkout, tag, verify, gc,
+    push, pull,
 ):  # fmt: skip
     main.add_command(command)

@@ -34,7 +34,7 @@ MODES = "none,text,full,atoms,both,extract"
 @options.model_options
 @options.json_option
 def eval_command(
-    store: Path,
+    store: Path | str,
     golden: Path,
     as_json: bool,
     base: str | None,

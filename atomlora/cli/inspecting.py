@@ -15,7 +15,7 @@ from atomlora.errors import CorruptStoreError, UsageError
 @click.argument("atom", required=False)
 @options.at_option
 @options.json_option
-def show(store: Path, atom: str | None, version: str | None, as_json: bool) -> None:
+def show(store: Path | str, atom: str | None, version: str | None, as_json: bool) -> None:
     """List atoms, or show one.
 
     ATOM is an atom's id or the start of it, six characters or more.
@@ -33,7 +33,7 @@ def show(store: Path, atom: str | None, version: str | None, as_json: bool) -> N
 @click.command()
 @options.store_argument
 @options.json_option
-def verify(store: Path, as_json: bool) -> None:
+def verify(store: Path | str, as_json: bool) -> None:
     """Read and check every byte of a store.
 
     The exit code is 3 when something has changed.
@@ -49,7 +49,7 @@ def verify(store: Path, as_json: bool) -> None:
 
 
 @click.command()
-@options.store_argument
+@options.folder_argument
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
 @click.option(
     "--keep",

@@ -13,6 +13,7 @@ import click
 
 from atomlora.cli import render
 from atomlora.cli.options import print_json
+from atomlora.errors import StoreError
 from atomlora.evaluate import EvalReport, ScoredAnswer, evaluate, parse_modes
 from atomlora.full_context import read_documents
 from atomlora.golden import load_golden
@@ -87,6 +88,8 @@ def show_scores(report: EvalReport, as_json: bool) -> None:
 
 def record_scores(store: Store, golden: Path, report: EvalReport, how: dict[str, Any]) -> None:
     """Keep the report with the store's version, and say so on stderr."""
+    if store.url is not None:
+        raise StoreError(f"--record: {store.url} is read-only; pull it into a folder, record there, and push")
     asked = {name: how[name] for name in ("modes", "limit", "top_k", "max_new_tokens")}
     evaluation = Evaluation(
         version=store.version,

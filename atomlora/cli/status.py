@@ -20,7 +20,7 @@ SHOWN = 20
 @options.store_argument
 @click.option("--questions", type=click.Path(path_type=Path), help="Your own questions, as given to compile.")
 @options.json_option
-def status(src: tuple[Path, ...], store: Path, questions: Path | None, as_json: bool) -> None:
+def status(src: tuple[Path, ...], store: Path | str, questions: Path | None, as_json: bool) -> None:
     """Show what has changed in documents since STORE was compiled.
 
     SRC are the files and folders that were compiled. Nothing is trained, and no model is loaded.

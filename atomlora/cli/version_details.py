@@ -28,10 +28,10 @@ class History(NamedTuple):
     moved: dict[str, dict[str, float]]
 
 
-def read_history(path: Path, everything: bool) -> History:
+def read_history(where: Path | str, everything: bool) -> History:
     """The current version and its ancestors, or every version of the store by the time it was made."""
-    with Store.open(path) as store:
-        manifests, head = store.log(), store.version
+    with Store.open(where) as store:
+        manifests, head, path = store.log(), store.version, store.path
     if everything:
         folder = ManifestFolder(path / "manifests")
         line = {manifest.version for manifest in manifests}

@@ -16,7 +16,7 @@ VERSION_HELP = "A version is the start of its name, a tag, HEAD, or one of these
 @options.store_argument
 @click.option("--all", "everything", is_flag=True, help="Also versions that the current one does not come from.")
 @options.json_option
-def log(store: Path, everything: bool, as_json: bool) -> None:
+def log(store: Path | str, everything: bool, as_json: bool) -> None:
     """List a store's versions, newest first.
 
     The column `scores` holds what `atomlora eval --record` found, and how that moved since the version before that
@@ -32,7 +32,7 @@ def log(store: Path, everything: bool, as_json: bool) -> None:
 @click.argument("a")
 @click.argument("b", default="HEAD")
 @options.json_option
-def diff(store: Path, a: str, b: str, as_json: bool) -> None:
+def diff(store: Path | str, a: str, b: str, as_json: bool) -> None:
     """Show what changed from version A to B (default: HEAD).
 
     Atoms that were added or removed, whose weights are others, or that stand in other places.
@@ -45,7 +45,7 @@ def diff(store: Path, a: str, b: str, as_json: bool) -> None:
 
 
 @click.command(epilog=VERSION_HELP)
-@options.store_argument
+@options.folder_argument
 @click.argument("version")
 @options.json_option
 def checkout(store: Path, version: str, as_json: bool) -> None:
@@ -66,7 +66,7 @@ def checkout(store: Path, version: str, as_json: bool) -> None:
 
 
 @click.command(epilog=VERSION_HELP)
-@options.store_argument
+@options.folder_argument
 @click.argument("name", required=False)
 @click.argument("version", required=False)
 @click.option("--force", is_flag=True, help="Move NAME if it is taken.")

@@ -39,7 +39,7 @@ class TagFolder:
         if not self.folder.is_dir():
             return []
         with reading(self.folder):
-            return sorted(name for name in os.listdir(self.folder) if _TAG.fullmatch(name))
+            return sorted(name for name in os.listdir(self.folder) if is_tag(name))
 
     def read(self, name: str) -> str:
         """The version that a tag names; CorruptStoreError when the file holds none or names none that is there."""
@@ -80,13 +80,18 @@ class TagFolder:
 
     def path(self, name: str) -> Path:
         """Where a tag lies; StoreError for a name that cannot be one."""
-        if not _TAG.fullmatch(name) or name.upper() == "HEAD" or _like_a_version(name):
+        if not is_tag(name):
             raise StoreError(
                 f"{name[:80]!r} cannot be a tag: use up to 64 letters, digits, '.', '_' and '-', beginning with a "
                 f"letter or digit; not HEAD, and not {MINIMUM_PREFIX} or more hex digits, which would look like a "
                 "version"
             )
         return self.folder / name
+
+
+def is_tag(name: str) -> bool:
+    """Whether a tag can have this name; nothing else from outside ever becomes a path in `tags/`."""
+    return _TAG.fullmatch(name) is not None and name.upper() != "HEAD" and not _like_a_version(name)
 
 
 def resolve(folder: Path, revision: str) -> str:

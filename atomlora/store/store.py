@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -30,13 +29,14 @@ from atomlora.store.cache import CatalogueIndex
 from atomlora.store.catalogue import Catalogue, Entry
 from atomlora.store.files import DamagedFileError, make_folder
 from atomlora.store.keys import read_keys
-from atomlora.store.layout import HEX, MINIMUM_PREFIX, is_ours, read_head, require_store
+from atomlora.store.layout import HEX, MINIMUM_PREFIX, create_store, read_head, require_store
 from atomlora.store.lock import WriterLock
 from atomlora.store.maintenance import GcReport, Verifier, VerifyReport, collect_garbage
 from atomlora.store.manifest import Manifest, ManifestFolder
 from atomlora.store.objects import ObjectFolder
 from atomlora.store.records import QuantisedFactors, from_bytes, size_bytes, split_quantised, unpack
 from atomlora.store.refs import resolve, shallow
+from atomlora.store.remote import is_url
 from atomlora.store.segments import Place, read_record
 from atomlora.store.tombstones import Tombstone, read_tombstones
 
@@ -49,11 +49,12 @@ _OPEN_SEGMENTS = 64  # each mapping costs a file descriptor
 class Store:
     """One version of a store, open for reading. Thread-safe. Later commits do not change what it shows."""
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
-        """Use `Store.open`."""
+    def __init__(self, path: Path, manifest: Manifest, url: str | None = None, objects: ObjectFolder | None = None):
+        """Use `Store.open`. `url`: the address that the folder is a cache of; then the store is read-only."""
         self.path = path
+        self.url = url
         self.manifest = manifest
-        self._objects = ObjectFolder(path / "objects")
+        self._objects = objects or ObjectFolder(path / "objects")
         self._manifests = ManifestFolder(path / "manifests")
         self._lock = threading.RLock()
         self._mapped: OrderedDict[str, tuple[memoryview, set[Place]]] = OrderedDict()
@@ -68,28 +69,24 @@ class Store:
 
         Raises StoreError when `path` is a file or a folder with other things in it, or cannot be written.
         """
-        folder = Path(path)
-        if folder.exists() and not folder.is_dir():
-            raise StoreError(f"{folder}: is a file; give a folder for the store")
-        names = sorted(os.listdir(folder)) if folder.is_dir() else []
-        foreign = [name for name in names if not is_ours(name)]
-        if foreign:
-            raise StoreError(
-                f"{folder}: is not an atomlora store and not empty (it has {foreign[0]!r}); give a new folder"
-            )
-        for place in (*reversed(folder.absolute().parents), folder, folder / "objects", folder / "manifests"):
-            if not place.is_dir():
-                make_folder(place)
-        return folder
+        return create_store(Path(path))
 
     @classmethod
     def open(cls, path: Path | str, version: str | None = None) -> Store:
         """The store at `path`: its current version, or the one that `version` names (a digest or its start, a
-        tag, HEAD, or one of these with `~N` for its N-th ancestor).
+        tag, HEAD, or one of these with `~N` for its N-th ancestor). An fsspec address (s3://…) is opened
+        read-only, through a cache in $ATOMLORA_CACHE.
 
         Raises StoreError when there is no store, no version, or a newer format; CorruptStoreError for changed
         bytes.
         """
+        if is_url(path):
+            from atomlora.bases import cache_folder
+            from atomlora.store.mirror import mirror
+
+            folder, objects = mirror(str(path), cache_folder() / "stores")
+            current = resolve(folder, version or "HEAD")
+            return cls(folder, ManifestFolder(folder / "manifests").read(current), str(path), objects)
         folder = Path(path)
         require_store(folder)
         current = resolve(folder, "HEAD" if version is None else version)
@@ -104,6 +101,8 @@ class Store:
         """
         from atomlora.store.writer import StoreWriter
 
+        if is_url(path):
+            raise StoreError(f"{path}: addresses are read-only; write to a folder, then: atomlora push FOLDER {path}")
         return StoreWriter(Path(path))
 
     def close(self) -> None:
@@ -238,6 +237,8 @@ class Store:
 
         Takes the writer's lock: StoreError while a writer is at work. `dry_run` only reports.
         """
+        if self.url is not None:
+            raise StoreError(f"{self.url}: is read-only; pull it into a folder first")
         with WriterLock(self.path / "lock"):
             return collect_garbage(self.path, self._objects, self._manifests, dry_run, keep)
 

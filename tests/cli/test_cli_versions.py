@@ -178,3 +178,31 @@ def test_status_shows_what_is_stale(run, store, tmp_path):
     assert found["stale_because"]
     assert run("status", tmp_path / "nowhere", store).exit_code == 1
     assert run("status", folder, tmp_path / "nowhere").exit_code == 1
+
+
+def test_push_pull_and_ask_at_an_address(run, two_versions, tmp_path, monkeypatch):
+    store, new, _ = two_versions
+    monkeypatch.setenv("ATOMLORA_CACHE", str(tmp_path / "cache"))
+    url = f"file://{tmp_path}/remote"
+    sent = json.loads(run("push", store, url, "--json").stdout)
+    assert (sent["version"], sent["versions"], sent["url"]) == (new, 2, url)
+    assert "0 files (0 bytes) and 0 versions sent" in run("push", store, url).stdout
+    answer = json.loads(run("ask", url, "When does the ferry leave?", "--json").stdout)
+    assert answer["text"] == json.loads(run("ask", store, "When does the ferry leave?", "--json").stdout)["text"]
+    assert run("verify", url).exit_code == 0
+    assert new[:12] in run("log", url).stdout
+    assert run("pull", url, tmp_path / "other").exit_code == 0
+    assert Store.open(tmp_path / "other").version == new
+    for command in (["gc", url], ["checkout", url, "HEAD~1"], ["tag", url, "x"]):
+        refused = run(*command)
+        assert (refused.exit_code, "atomlora pull" in refused.stderr) == (2, True)
+    assert run("ask", "memory://nowhere/x", "Who?").exit_code == 1
+
+
+def test_record_refuses_an_address(run, two_versions, golden, tmp_path, monkeypatch):
+    store, _, _ = two_versions
+    monkeypatch.setenv("ATOMLORA_CACHE", str(tmp_path / "cache"))
+    url = f"file://{tmp_path}/remote"
+    run("push", store, url)
+    result = run("eval", url, golden, "--modes", "extract", "--record")
+    assert (result.exit_code, "read-only" in result.stderr) == (1, True)
