@@ -48,9 +48,11 @@ def eval_command(
     Asks STORE the questions of GOLDEN, mode by mode. Lines of GOLDEN (jsonl): {"question", "answer" |
     "answers" | "answers_all", "source"?}; answers are alternatives, answers_all are all required.
     """
-    from atomlora.cli.scores import record_scores, run_evaluation, show_scores
+    from atomlora.cli.scores import record_scores, require_recordable, run_evaluation, show_scores
 
     with options.open_model(store, base, device, version) as model:
+        if record:
+            require_recordable(model.store)
         report = run_evaluation(model, golden, **how)
         show_scores(report, as_json)
         if record:

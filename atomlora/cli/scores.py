@@ -86,10 +86,14 @@ def show_scores(report: EvalReport, as_json: bool) -> None:
         click.echo(f"full: documents {report.documents}" + (f"; {cut} cut to fit the base" if cut else ""))
 
 
-def record_scores(store: Store, golden: Path, report: EvalReport, how: dict[str, Any]) -> None:
-    """Keep the report with the store's version, and say so on stderr."""
+def require_recordable(store: Store) -> None:
+    """StoreError where scores could not be kept with the version."""
     if store.url is not None:
         raise StoreError(f"--record: {store.url} is read-only; pull it into a folder, record there, and push")
+
+
+def record_scores(store: Store, golden: Path, report: EvalReport, how: dict[str, Any]) -> None:
+    """Keep the report with the store's version, and say so on stderr."""
     asked = {name: how[name] for name in ("modes", "limit", "top_k", "max_new_tokens")}
     evaluation = Evaluation(
         version=store.version,
