@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from atomlora.cli import options
 from atomlora.errors import CorruptStoreError, UsageError
+
+if TYPE_CHECKING:
+    from atomlora.store import RecordType
 
 
 @click.command()
@@ -61,7 +65,7 @@ def verify(store: Path | str, as_json: bool) -> None:
 @click.option("--storage", type=click.Choice(["bf16", "int8"]), help="With --compact: store all weights so.")
 @options.json_option
 def gc(
-    store: Path, dry_run: bool, keep: int | None, compacting: bool, storage: str | None, as_json: bool
+    store: Path, dry_run: bool, keep: int | None, compacting: bool, storage: RecordType | None, as_json: bool
 ) -> None:
     """Remove what no version needs.
 

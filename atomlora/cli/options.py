@@ -15,6 +15,10 @@ from atomlora.errors import UsageError
 if TYPE_CHECKING:
     from atomlora.model import AtomLoRA
 
+    _ParamType = click.ParamType[Path | str]
+else:  # not generic in older versions of click
+    _ParamType = click.ParamType
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -32,7 +36,7 @@ def _device(context: click.Context, option: click.Parameter, value: str) -> str:
     return value
 
 
-class StorePath(click.ParamType):
+class StorePath(_ParamType):
     """A store's folder as a Path, or an fsspec address, of which a Path would swallow a slash, as it is."""
 
     name = "store"

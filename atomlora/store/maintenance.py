@@ -122,8 +122,8 @@ class Verifier:
                 tags.read(name)
             except DamagedFileError as error:
                 self._note(error, None)
-        for version, error in EvaluationFolder(self._folder).damaged():
-            self._note(error, version)
+        for version, damage in EvaluationFolder(self._folder).damaged():
+            self._note(damage, version)
 
     def _version(self, version: str, manifest: Manifest) -> None:
         with self._noting(version):
