@@ -9,6 +9,7 @@ from atomlora.store.maintenance import GcReport, Problem, VerifyReport
 from atomlora.store.manifest import FORMAT_VERSION, Manifest, ModelName, SegmentEntry
 from atomlora.store.records import RecordType, pack, weights_digest
 from atomlora.store.store import Store
+from atomlora.store.transfer import TransferReport, pull, push
 from atomlora.store.writer import StoreWriter
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "SegmentEntry",
     "Store",
     "StoreWriter",
+    "TransferReport",
     "VerifyReport",
     "checkout",
     "compact",
@@ -33,6 +35,8 @@ __all__ = [
     "difference",
     "list_tags",
     "pack",
+    "pull",
+    "push",
     "set_tag",
     "weights_digest",
 ]

@@ -209,7 +209,7 @@ def collect_garbage(
     for digest in removed:
         freed += objects.size(digest) if dry_run else objects.remove(digest)
     if not dry_run:
-        for place in (folder, objects.folder, manifests.folder):
+        for place in (folder, objects.folder, manifests.folder, folder / "tags"):
             freed += remove_temporaries(place)
         # Readers write caches without the lock: only what is surely abandoned may go.
         for path in (folder / "cache").glob(f"{TEMPORARY}*"):

@@ -6,6 +6,7 @@ else, and fetched again where it is damaged; deleting the folder costs no more t
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import threading
 from pathlib import Path
@@ -66,7 +67,8 @@ def mirror(url: str, cache: Path) -> tuple[Path, RemoteObjects]:
     theirs = remote.tags()
     for tag in names.names():
         if tag not in theirs:
-            names.delete(tag)
+            with contextlib.suppress(StoreError):  # another process, which opens the same address, was faster
+                names.delete(tag)
     for tag in theirs:
         version = (remote.read(f"tags/{tag}") or b"").decode("ascii", errors="replace").strip()
         if version in manifests.versions():

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from atomlora.errors import StoreError
-from atomlora.store import Store, StoreWriter
+from atomlora.store import Store, StoreWriter, checkout, compact, set_tag
 
 CALLS = ("mkdir", "write", "fsync", "rename", "replace", "open")
 
@@ -119,6 +119,43 @@ def write_until_killed(path: Path, make: SimpleNamespace, first: int, pipe: Conn
         manifest = make.build(path, range(number, number + 3), per_segment=1)
         pipe.send(manifest.version)
         number += 2
+
+
+def tidy(path: Path) -> None:
+    """Compact, name the version, go back, and forget: everything that changes a store beside a compile."""
+    compact(path)
+    set_tag(path, "kept", "HEAD~2")
+    checkout(path, "HEAD~1")
+    checkout(path, "HEAD~1")
+    Store.open(path).gc(keep=1)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO], ids=["no-space", "io-error"])
+def test_every_point_of_failure_of_maintenance(tmp_path: Path, make: SimpleNamespace, code: int) -> None:
+    template = tmp_path / "template"
+    make.build(template, range(5))
+    make.build(template, range(1, 7))
+    titles = [f"title {n}" for n in range(1, 7)], [f"title {n}" for n in range(5)]
+    tried = 0
+    for fail_at in range(200):
+        path = tmp_path / f"at-{fail_at}"
+        shutil.copytree(template, path)
+        faults, message = Faults(fail_at, code), ""
+        try:
+            with faults.installed():
+                tidy(path)
+        except StoreError as error:
+            message = str(error)
+        store = Store.open(path)
+        assert [atom.title for atom in store.atoms()] in titles
+        assert all(store.weights(atom.id).size == 48 for atom in store.atoms())
+        assert store.verify().ok
+        if faults.failed == "":
+            break
+        assert os.strerror(code) in message
+        tried += 1
+    assert tried > 20
+    print(f"faults: {errno.errorcode[code]} at each of {tried} calls of compact, tag, checkout and gc: whole each time")
 
 
 def killed_at(path: Path, make: SimpleNamespace, step: int, after: bool) -> None:
