@@ -141,10 +141,11 @@ def _fill(connection: sqlite3.Connection, catalogue: Catalogue) -> None:
 
 def _scan(catalogue: Catalogue, sources: list[tuple[str, int]]) -> Iterator[Row]:
     """The rows of all lines; adds (source, position) to `sources` on the way."""
+    decoder = json.JSONDecoder()
     for position, (offset, line) in enumerate(catalogue.lines()):
         try:
-            atom = json.loads(line)["atom"]
-            names = sorted({provenance["source"] for provenance in atom["provenances"]})
+            atom = decoder.raw_decode(str(line, "utf-8"))[0]["atom"]
+            names = dict.fromkeys(provenance["source"] for provenance in atom["provenances"])
             row = (position, atom["id"], offset, len(line), hashlib.sha256(line).digest())
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise DamagedFileError(catalogue.path, f"line {position + 1} is no catalogue entry ({error})") from error

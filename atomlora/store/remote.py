@@ -31,6 +31,17 @@ def is_url(path: Path | str) -> bool:
     return isinstance(path, str) and _URL.fullmatch(path) is not None
 
 
+def require_atomic(url: str) -> None:
+    """StoreError for a protocol with which HEAD could be seen half-written."""
+    protocol = url.split("://", 1)[0].lower()
+    if protocol not in ATOMIC | LOCAL:
+        known = ", ".join(f"{name}://" for name in sorted(ATOMIC | LOCAL))
+        raise StoreError(
+            f"{url}: {protocol} does not promise that a file is replaced in one step, so a reader could see half a "
+            f"version; push to one of {known}"
+        )
+
+
 class Remote:
     """The files of a store at an fsspec address. Every error is a StoreError that names the address."""
 
@@ -42,18 +53,9 @@ class Remote:
             import fsspec
 
             self._fs, root = fsspec.core.url_to_fs(self.url)
-        except (ImportError, ValueError) as error:
-            raise StoreError(f"{url}: cannot be opened ({error})") from error
+        except Exception as error:  # backends may connect here, each with errors of its own
+            raise StoreError(f"{url}: cannot be opened ({type(error).__name__}: {error})") from error
         self._root = str(root).rstrip("/")
-
-    def require_atomic(self) -> None:
-        """StoreError where HEAD could be seen half-written."""
-        if self.protocol not in ATOMIC | LOCAL:
-            known = ", ".join(f"{name}://" for name in sorted(ATOMIC | LOCAL))
-            raise StoreError(
-                f"{self.url}: {self.protocol} does not promise that a file is replaced in one step, so a reader could "
-                f"see half a version; push to one of {known}"
-            )
 
     def sizes(self, folder: str) -> dict[str, int]:
         """{path below the store: size in bytes} of all files in `folder`; empty where there is none."""

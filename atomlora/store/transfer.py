@@ -12,7 +12,7 @@ from atomlora.store.files import replace_durably, write_addressed
 from atomlora.store.manifest import Manifest, ManifestFolder
 from atomlora.store.objects import ObjectFolder
 from atomlora.store.refs import TagFolder, shallow
-from atomlora.store.remote import Remote
+from atomlora.store.remote import Remote, require_atomic
 from atomlora.store.store import Store
 from atomlora.store.writer import StoreWriter
 
@@ -37,8 +37,8 @@ def push(path: Path | str, url: str, force: bool = False) -> TransferReport:
     does not come from (unless `force`: then that version stays there, by its name), or where the transfer fails;
     CorruptStoreError before bytes are sent that have changed. Two pushes at once are safe, but the later HEAD wins.
     """
+    require_atomic(url)
     remote = Remote(url)
-    remote.require_atomic()
     with Store.open(path) as store:
         line = store.log()
         theirs = remote.head()

@@ -211,9 +211,10 @@ def test_an_interrupted_push_shows_the_old_version(
 
 def test_addresses_that_cannot_be(store_path: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"ftp does not promise .* push to one of"):
-        _ftp().require_atomic()
-    with pytest.raises(StoreError, match="nonsense"):
-        push(store_path, "nonsense://x/y")
+        push(store_path, "ftp://localhost:9/store")
+    for attempt in (lambda: Store.open("ftp://localhost:9/store"), lambda: pull("nonsense://x/y", tmp_path / "other")):
+        with pytest.raises(StoreError, match="cannot be opened"):
+            attempt()
     with pytest.raises(StoreError, match="there is no store; make one with: atomlora push"):
         Store.open("memory://nothing/here")
     with pytest.raises(StoreError, match="there is no store"):
@@ -222,10 +223,3 @@ def test_addresses_that_cannot_be(store_path: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match=r"file.*check|cannot be written"):
         push(store_path, f"file://{tmp_path}/file/store")
-
-
-def _ftp() -> Remote:
-    """As if the address had been opened, which needs a server."""
-    remote = Remote("memory://x")
-    remote.protocol, remote.url = "ftp", "ftp://host/store"
-    return remote
