@@ -1,18 +1,12 @@
-"""Whatever fails, or whoever is killed, and whenever: the store is the old version or the new one, never
-another."""
+"""Whatever fails, and whenever: the store is the old version or the new one, never another."""
 
 from __future__ import annotations
 
 import errno
-import multiprocessing
 import os
-import random
 import shutil
-import signal
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +15,7 @@ import numpy as np
 import pytest
 
 from atomlora.errors import StoreError
-from atomlora.store import Store, StoreWriter, checkout, compact, set_tag
+from atomlora.store import Store, checkout, compact, set_tag
 
 CALLS = ("mkdir", "write", "fsync", "rename", "replace", "open")
 
@@ -57,14 +51,6 @@ class Faults:
         return call
 
 
-def third_version(writer: StoreWriter, make: SimpleNamespace) -> str:
-    items = [make.atom(n) for n in range(4, 10)]
-    new = [item for item in items if item[0].id not in writer.finished()]
-    for start in range(0, len(new), 2):
-        writer.write_segment(new[start : start + 2])
-    return make.commit(writer, [atom for atom, _ in items], created="2030-01-01T00:00:00+00:00").version
-
-
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO], ids=["no-space", "io-error"])
 @pytest.mark.parametrize("fresh", [True, False], ids=["first-version", "third-version"])
 def test_every_point_of_failure(tmp_path: Path, make: SimpleNamespace, fresh: bool, code: int) -> None:
@@ -80,7 +66,7 @@ def test_every_point_of_failure(tmp_path: Path, make: SimpleNamespace, fresh: bo
         faults, new, message = Faults(fail_at, code), "", ""
         try:
             with faults.installed(), Store.writer(path) as writer:
-                new = third_version(writer, make)
+                new = make.third_version(writer)
         except StoreError as error:
             message = str(error)
         assert (message == "") == (faults.failed == "")
@@ -101,7 +87,7 @@ def test_every_point_of_failure(tmp_path: Path, make: SimpleNamespace, fresh: bo
             assert Store.open(path).version == new
             break
         with Store.writer(path) as writer:  # the same command again
-            again = third_version(writer, make)
+            again = make.third_version(writer)
         store = Store.open(path)
         assert store.version == again
         assert store.verify().ok
@@ -111,14 +97,6 @@ def test_every_point_of_failure(tmp_path: Path, make: SimpleNamespace, fresh: bo
     assert failed[-1] == ""
     assert set(failed[:-1]) == set(CALLS)
     print(f"faults: {errno.errorcode[code]} at each of {len(failed) - 1} calls: old or new version each time")
-
-
-def write_until_killed(path: Path, make: SimpleNamespace, first: int, pipe: Connection) -> None:
-    number = first
-    while True:
-        manifest = make.build(path, range(number, number + 3), per_segment=1)
-        pipe.send(manifest.version)
-        number += 2
 
 
 def tidy(path: Path) -> None:
@@ -158,110 +136,6 @@ def test_every_point_of_failure_of_maintenance(tmp_path: Path, make: SimpleNames
     print(f"faults: {errno.errorcode[code]} at each of {tried} calls of compact, tag, checkout and gc: whole each time")
 
 
-def killed_at(path: Path, make: SimpleNamespace, step: int, after: bool) -> None:
-    """In a child: write the third version, but die at (before or after) the `step`-th fsync, rename or replace."""
-    count = 0
-
-    def deadly(real: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any, **keywords: Any) -> Any:
-            nonlocal count
-            count += 1
-            if count - 1 == step and not after:
-                os.kill(os.getpid(), signal.SIGKILL)
-            result = real(*arguments, **keywords)
-            if count - 1 == step:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return result
-
-        return call
-
-    for name in ("fsync", "rename", "replace"):
-        setattr(os, name, deadly(getattr(os, name)))
-    with Store.writer(path) as writer:
-        third_version(writer, make)
-
-
-def test_killed_at_every_durable_step(tmp_path: Path, make: SimpleNamespace) -> None:
-    template = tmp_path / "template"
-    make.build(template, range(5))
-    make.build(template, range(1, 7))
-    old = Store.open(template)
-    kept = {file: (template / file).read_bytes() for file in files_of(template, old)}
-    undisturbed = tmp_path / "undisturbed"
-    shutil.copytree(template, undisturbed)
-    with Store.writer(undisturbed) as writer:
-        new = third_version(writer, make)
-    context, kills = multiprocessing.get_context("fork"), 0
-    for after in (False, True):
-        for step in range(200):
-            path = tmp_path / f"{after}-{step}"
-            shutil.copytree(template, path)
-            child = context.Process(target=killed_at, args=(path, make, step, after))
-            child.start()
-            child.join()
-            assert all((path / file).read_bytes() == data for file, data in kept.items())
-            store = Store.open(path)
-            assert store.version in (old.version, new)  # and so, verified, bit for bit
-            assert store.verify().ok
-            if child.exitcode == 0:
-                break
-            assert child.exitcode == -signal.SIGKILL
-            kills += 1
-            with Store.writer(path) as writer:
-                if store.version == old.version:
-                    assert third_version(writer, make) == new
-            assert Store.open(path).version == new
-            assert Store.open(path).verify().ok
-            shutil.rmtree(path)
-        assert child.exitcode == 0
-    assert kills > 40
-    print(f"faults: SIGKILL before and after every fsync, rename and replace of a commit: {kills} of {kills} survived")
-
-
-def files_of(path: Path, store: Store) -> list[str]:
-    """The files that a version is made of, relative to the store."""
-    objects = [f"objects/{digest[:2]}/{digest}" for digest in store.manifest.objects()]
-    return [f"manifests/{store.version}.json", *objects]
-
-
-def test_kill_at_any_instant(tmp_path: Path, make: SimpleNamespace, full: bool) -> None:
-    path, chance = tmp_path / "store", random.Random(7)
-    make.build(path, range(3))
-    context = multiprocessing.get_context("fork")
-    committed = Store.open(path).version
-    rounds = 200 if full else 10
-    for round_ in range(rounds):
-        receive, send = context.Pipe(duplex=False)
-        child = context.Process(target=write_until_killed, args=(path, make, 1000 * round_, send))
-        child.start()
-        send.close()
-        time.sleep(chance.uniform(0.01, 0.12))
-        assert child.pid is not None
-        os.kill(child.pid, signal.SIGKILL)
-        child.join()
-        assert child.exitcode == -signal.SIGKILL
-        try:
-            while receive.poll():
-                committed = receive.recv()
-        except EOFError:
-            pass
-        store = Store.open(path)
-        assert committed in store.versions[:2]  # the very last may have been committed but not yet told
-        if not full or round_ % 10 == 0:
-            assert store.verify().ok
-        committed = store.version
-    print(f"faults: SIGKILL at random instants of a writer: {rounds} of {rounds} survived")
-    with Store.writer(path) as writer:
-        finished = writer.finished()
-        for atom in finished.values():
-            assert writer.weights(atom).size == 48
-    assert not [file for file in path.rglob(".tmp-*") if file.parent.name != "cache"]
-    Store.open(path).gc()
-    assert Store.open(path).verify().ok
-    with Store.writer(path) as writer:
-        assert writer.finished().keys() <= finished.keys()
-
-
 def test_an_interrupt_leaves_no_temporary_file(store_path: Path, make: SimpleNamespace) -> None:
     before = Store.open(store_path).version
 
@@ -273,7 +147,7 @@ def test_an_interrupt_leaves_no_temporary_file(store_path: Path, make: SimpleNam
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(os, "fsync", interrupted)
             with pytest.raises(KeyboardInterrupt):
-                third_version(writer, make)
+                make.third_version(writer)
     assert not list(store_path.rglob(".tmp-*"))
     assert Store.open(store_path).version == before
 
@@ -282,7 +156,7 @@ def test_short_writes_are_carried_on(store_path: Path, make: SimpleNamespace) ->
     real = os.write
     with pytest.MonkeyPatch.context() as patch, Store.writer(store_path) as writer:
         patch.setattr(os, "write", lambda handle, data: real(handle, data[:100]))
-        third_version(writer, make)
+        make.third_version(writer)
     assert Store.open(store_path).verify().ok
 
 
@@ -321,7 +195,7 @@ def test_bytes_are_durable_before_their_name_and_names_before_the_next_step(
         patch.setattr(os, "fsync", fsyncing)
         patch.setattr(os, "rename", renaming("rename"))
         patch.setattr(os, "replace", renaming("replace"))
-        third_version(writer, make)
+        make.third_version(writer)
     moves = [index for index, (name, _) in enumerate(steps) if name in ("rename", "replace")]
     assert [steps[index][0] for index in moves] == ["rename"] * (len(moves) - 1) + ["replace"]
     assert len(moves) >= 6  # two segments, the catalogue, the keys, the manifest, HEAD
