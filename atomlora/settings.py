@@ -68,7 +68,8 @@ class TrainSettings(Settings):
 
 
 class CompileSettings(Settings):
-    """Everything that decides what a compile run produces, and how much memory it may take."""
+    """Everything that decides what a compile run produces, and how much memory it may take. `storage`: how new atoms'
+    weights lie in the store; int8 takes half of bf16."""
 
     adapter: AdapterSettings = AdapterSettings()
     train: TrainSettings = TrainSettings()
@@ -76,7 +77,8 @@ class CompileSettings(Settings):
     max_questions: int = Field(6, ge=1, le=64)
     slots: int = Field(24, ge=1)
     embedder: str = "minilm"
+    storage: Literal["bf16", "int8"] = "bf16"
 
     def recipe(self) -> str:
-        """Digest of what shapes an atom's training (batch size and router do not)."""
+        """Digest of what shapes an atom's training (batch size, router and storage do not)."""
         return digest_json([PROCEDURE, self.adapter.model_dump(mode="json"), self.train.model_dump(mode="json")])

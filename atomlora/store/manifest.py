@@ -20,8 +20,9 @@ from atomlora.store.files import (
     write_addressed,
 )
 
-FORMAT_VERSION = 1
-"""The newest store format that this code reads, and the one that it writes."""
+FORMAT_VERSION = 2
+"""The newest store format that this code reads, and the one that it writes. Format 1 knew no int8 records, no
+tombstones and no tags; its versions stay as they are and readable."""
 
 MANIFEST_LIMIT = 64 * 1024 * 1024
 
@@ -46,7 +47,8 @@ class SegmentEntry(Record):
 
 class Manifest(Record):
     """One version of a store. `created` is UTC in ISO 8601; `settings` are the effective compile settings;
-    `recipe` is the digest of the training settings; `parent` names the version before, None for the first."""
+    `recipe` is the digest of the training settings; `parent` names the version before, None for the first;
+    `tombstones` tells which of its atoms are gone, None where none are."""
 
     format_version: int = FORMAT_VERSION
     parent: Digest | None
@@ -62,6 +64,7 @@ class Manifest(Record):
     keys: Digest
     calibration: dict[str, Any]
     stats: dict[str, Any]
+    tombstones: Digest | None = None
 
     _version: str = PrivateAttr(default="")
 
@@ -72,7 +75,8 @@ class Manifest(Record):
 
     def objects(self) -> tuple[str, ...]:
         """Digests of every object that this version is made of."""
-        return (self.catalogue, self.keys, *(segment.sha256 for segment in self.segments))
+        lists = (self.catalogue, self.keys, *([self.tombstones] if self.tombstones else []))
+        return (*lists, *(segment.sha256 for segment in self.segments))
 
 
 def canonical_json(value: Any, what: str) -> bytes:
