@@ -22,8 +22,16 @@ from atomlora.kernels.reference import check_shapes
 # in which one core does about this much.
 _PARALLEL_WORK = 1 << 20
 
-_SERIAL = {torch.float32: numba_loops.serial_float32, torch.bfloat16: numba_loops.serial_bfloat16}
-_PARALLEL = {torch.float32: numba_loops.parallel_float32, torch.bfloat16: numba_loops.parallel_bfloat16}
+_SERIAL = {
+    torch.float32: numba_loops.serial_float32,
+    torch.bfloat16: numba_loops.serial_bfloat16,
+    torch.int8: numba_loops.serial_int8,
+}
+_PARALLEL = {
+    torch.float32: numba_loops.parallel_float32,
+    torch.bfloat16: numba_loops.parallel_bfloat16,
+    torch.int8: numba_loops.parallel_int8,
+}
 _float32, _int32 = torch.float32, torch.int32
 _may_split: bool | None = None
 _first_call = threading.Lock()
@@ -60,7 +68,7 @@ def run(
         or weights.shape != shape
         or out.shape != (places, d_out)
         or Bt.shape != (size, rank, d_out)
-        or scaling.shape[0] != size
+        or (scaling.shape != (size,) and scaling.shape != (size, rank))
     ):
         check_shapes(x, pool, slots, weights, out, rows)
     rows_at = 0
@@ -91,7 +99,7 @@ def run(
     fault = loops[A.dtype](
         x.data_ptr(), dx, target.data_ptr(), dy, rows_at, places,
         A.data_ptr(), Bt.data_ptr(), size, rank, d_in, d_out, scaling.data_ptr(),
-        slots.data_ptr(), weights.data_ptr(), count, k, threads,
+        1 if scaling.dim() == 1 else rank, slots.data_ptr(), weights.data_ptr(), count, k, threads,
     )  # fmt: skip
     if fault != -1:
         if fault == -2:
@@ -112,7 +120,7 @@ def warm_up(dtype: torch.dtype) -> None:
         for loops in (_SERIAL, _PARALLEL) if threads > 1 else (_SERIAL,):
             loops[dtype](
                 ends[0].data_ptr(), 1, ends[1].data_ptr(), 1, 0, 1, A.data_ptr(), A.data_ptr(), 1, 1, 1, 1,
-                scaling.data_ptr(), none.data_ptr(), weights.data_ptr(), 1, 1, threads,
+                scaling.data_ptr(), 1, none.data_ptr(), weights.data_ptr(), 1, 1, threads,
             )  # fmt: skip
 
 
@@ -129,7 +137,7 @@ def _refusal(
     if x.dtype is not _float32 or out.dtype is not _float32:
         return f"activations are {x.dtype} and {out.dtype}, not float32"
     if A.dtype not in _SERIAL or Bt.dtype is not A.dtype or scaling.dtype is not _float32:
-        return f"the pool is stored as {A.dtype}, not float32 or bfloat16"
+        return f"the pool is stored as {A.dtype}, not float32, bfloat16 or int8"
     if not (A.is_contiguous() and Bt.is_contiguous() and scaling.is_contiguous()):
         return "the pool's tensors are not contiguous"
     if torch.is_grad_enabled() and (
