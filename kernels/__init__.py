@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from atomlora.kernels.dispatch import available_backends, sum_delta, use_backend, warm_up
-    from atomlora.kernels.pools import AdapterPool, FactorPool, PoolStats
+    from atomlora.kernels.pools import AdapterPool, PoolStats
+    from atomlora.kernels.slabs import FactorPool
 
 _HOMES = {
     "available_backends": "dispatch",
@@ -17,7 +18,7 @@ _HOMES = {
     "use_backend": "dispatch",
     "warm_up": "dispatch",
     "AdapterPool": "pools",
-    "FactorPool": "pools",
+    "FactorPool": "slabs",
     "PoolStats": "pools",
 }
 

@@ -16,7 +16,7 @@ import torch
 
 from atomlora.errors import BackendError
 from atomlora.kernels import reference
-from atomlora.kernels.pools import FactorPool
+from atomlora.kernels.slabs import FactorPool
 
 _log = logging.getLogger(__name__)
 

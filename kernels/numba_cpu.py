@@ -12,26 +12,19 @@ import os
 import threading
 
 import numba
+import numpy as np
 import torch
 
 from atomlora.kernels import numba_loops
-from atomlora.kernels.pools import FactorPool
 from atomlora.kernels.reference import check_shapes
+from atomlora.kernels.slabs import FactorPool
 
 # Multiply-adds below which a parallel region costs more than it saves: a barrier takes 5 to 50 microseconds,
 # in which one core does about this much.
 _PARALLEL_WORK = 1 << 20
 
-_SERIAL = {
-    torch.float32: numba_loops.serial_float32,
-    torch.bfloat16: numba_loops.serial_bfloat16,
-    torch.int8: numba_loops.serial_int8,
-}
-_PARALLEL = {
-    torch.float32: numba_loops.parallel_float32,
-    torch.bfloat16: numba_loops.parallel_bfloat16,
-    torch.int8: numba_loops.parallel_int8,
-}
+# A number of the type that factors of each dtype are read as: it picks the compiled loops.
+_KINDS = {torch.float32: np.float32(0), torch.bfloat16: np.uint16(0), torch.int8: np.int8(0)}
 _float32, _int32 = torch.float32, torch.int32
 _may_split: bool | None = None
 _first_call = threading.Lock()
@@ -91,15 +84,16 @@ def run(
     if step != 1:
         target = out.contiguous()
         dy = d_out
-    loops, threads = _SERIAL, 1
+    loops, threads = numba_loops.serial, 1
     if count * k * rank * (d_in + d_out) >= _PARALLEL_WORK:
         threads = _threads()
         if threads > 1:
-            loops = _PARALLEL
-    fault = loops[A.dtype](
-        x.data_ptr(), dx, target.data_ptr(), dy, rows_at, places,
-        A.data_ptr(), Bt.data_ptr(), size, rank, d_in, d_out, scaling.data_ptr(),
-        1 if scaling.dim() == 1 else rank, slots.data_ptr(), weights.data_ptr(), count, k, threads,
+            loops = numba_loops.parallel
+    fault = loops(
+        _KINDS[A.dtype], (x.data_ptr(), dx, target.data_ptr(), dy, rows_at), places,
+        A.data_ptr(), Bt.data_ptr(), scaling.data_ptr(),
+        (A.stride(0), Bt.stride(0), d_in, d_out, scaling.stride(0), 1 if scaling.dim() == 1 else rank),
+        size, rank, slots.data_ptr(), weights.data_ptr(), count, k, threads,
     )  # fmt: skip
     if fault != -1:
         if fault == -2:
@@ -117,10 +111,11 @@ def warm_up(dtype: torch.dtype) -> None:
     ends, weights, scaling = torch.zeros(2, 1), torch.zeros(1, 1), torch.zeros(1)
     threads = _threads()
     with _first_call:
-        for loops in (_SERIAL, _PARALLEL) if threads > 1 else (_SERIAL,):
-            loops[dtype](
-                ends[0].data_ptr(), 1, ends[1].data_ptr(), 1, 0, 1, A.data_ptr(), A.data_ptr(), 1, 1, 1, 1,
-                scaling.data_ptr(), 1, none.data_ptr(), weights.data_ptr(), 1, 1, threads,
+        for loops in (numba_loops.serial, numba_loops.parallel)[: 1 + (threads > 1)]:
+            loops(
+                _KINDS[dtype], (ends[0].data_ptr(), 1, ends[1].data_ptr(), 1, 0), 1,
+                A.data_ptr(), A.data_ptr(), scaling.data_ptr(), (1, 1, 1, 1, 1, 1), 1, 1,
+                none.data_ptr(), weights.data_ptr(), 1, 1, threads,
             )  # fmt: skip
 
 
@@ -136,15 +131,20 @@ def _refusal(
         return "the tensors are not on the CPU"
     if x.dtype is not _float32 or out.dtype is not _float32:
         return f"activations are {x.dtype} and {out.dtype}, not float32"
-    if A.dtype not in _SERIAL or Bt.dtype is not A.dtype or scaling.dtype is not _float32:
+    if A.dtype not in _KINDS or Bt.dtype is not A.dtype or scaling.dtype is not _float32:
         return f"the pool is stored as {A.dtype}, not float32, bfloat16 or int8"
-    if not (A.is_contiguous() and Bt.is_contiguous() and scaling.is_contiguous()):
-        return "the pool's tensors are not contiguous"
+    if not (_whole_slots(A) and _whole_slots(Bt) and (scaling.dim() == 1 or scaling.stride(1) == 1)):
+        return "a slot's numbers are not contiguous"
     if torch.is_grad_enabled() and (
         x.requires_grad or A.requires_grad or Bt.requires_grad or weights.requires_grad or out.requires_grad
     ):
         return "a gradient is asked for"
     return None
+
+
+def _whole_slots(factors: torch.Tensor) -> bool:
+    """Whether the rank rows of a slot follow each other; slots may lie any distance apart."""
+    return factors.is_contiguous() or (factors.dim() == 3 and factors[0].is_contiguous())
 
 
 def _threads() -> int:

@@ -31,13 +31,14 @@ _LINE_BYTES = 64
 
 
 @intrinsic
-def _pointer(typingctx, address):
-    """An integer address as a pointer that `numba.carray` takes."""
+def _pointer(typingctx, address, kind):
+    """An integer address as a pointer to numbers of the type of `kind`, as `numba.carray` takes it."""
+    target = types.CPointer(kind)
 
     def codegen(context, builder, signature, args):
-        return builder.inttoptr(args[0], cgutils.voidptr_t)
+        return builder.inttoptr(args[0], context.get_value_type(target))
 
-    return types.voidptr(types.intp), codegen
+    return target(types.intp, kind), codegen
 
 
 @intrinsic
@@ -71,14 +72,19 @@ def _widen_compiled(value):
 
 @njit(nogil=True)
 def _fetch(factors, index, m, count, first, last):
-    """Prefetch elements [first, last) of the rank rows index[m:m + 4], as far as there are `count`."""
-    width = factors.shape[1]
+    """Prefetch elements [first, last) of the rank rows at index[m:m + 4], as far as there are `count`."""
     size = factors.itemsize
-    start = factors.ctypes.data
     for row in range(m, min(m + 4, count)):
-        at = start + size * (index[row] * width + first)
+        at = factors.ctypes.data + size * (index[row] + first)
         for offset in range(0, size * (last - first), _LINE_BYTES):
             _prefetch(at + offset)
+
+
+@njit(nogil=True)
+def _block(factors, index, m, width):
+    """Rank rows m to m + 3."""
+    i0, i1, i2, i3 = index[m], index[m + 1], index[m + 2], index[m + 3]
+    return factors[i0 : i0 + width], factors[i1 : i1 + width], factors[i2 : i2 + width], factors[i3 : i3 + width]
 
 
 @njit(fastmath=_FAST, nogil=True)
@@ -94,19 +100,19 @@ def _dot_four(x, a0, a1, a2, a3):
 
 
 @njit(fastmath=_FAST, nogil=True)
-def _project(x, A, index, gain, hidden, first, last, Bt):
-    """hidden[m] = gain[m] * A[index[m]] . x for m in [first, last); Bt is what will be read after."""
-    d_in, d_out = x.shape[0], Bt.shape[1]
+def _project(x, A, index, gain, hidden, first, last, Bt, after, d_out):
+    """hidden[m] = gain[m] * A[index[m]:] . x for m in [first, last); the rows `after` of Bt are read next."""
+    d_in = x.shape[0]
     m = first
     while m + 4 <= last:
-        a0, a1, a2, a3 = A[index[m]], A[index[m + 1]], A[index[m + 2]], A[index[m + 3]]
+        a0, a1, a2, a3 = _block(A, index, m, d_in)
         h0 = h1 = h2 = h3 = np.float32(0.0)
         for c in range(0, d_in, _CHUNK):
             e = min(c + _CHUNK, d_in)
             if m + 4 < last:
                 _fetch(A, index, m + 4, last, c, e)
             else:
-                _fetch(Bt, index, 0, last, c * d_out // d_in, e * d_out // d_in)
+                _fetch(Bt, after, 0, last, c * d_out // d_in, e * d_out // d_in)
             s0, s1, s2, s3 = _dot_four(x[c:e], a0[c:e], a1[c:e], a2[c:e], a3[c:e])
             h0 += s0
             h1 += s1
@@ -118,7 +124,7 @@ def _project(x, A, index, gain, hidden, first, last, Bt):
         hidden[m + 3] = gain[m + 3] * h3
         m += 4
     while m < last:
-        a0 = A[index[m]]
+        a0 = A[index[m] : index[m] + d_in]
         h0 = np.float32(0.0)
         for d in range(d_in):
             h0 += _widen(a0[d]) * x[d]
@@ -133,14 +139,14 @@ def _add_four(y, h0, h1, h2, h3, b0, b1, b2, b3):
 
 
 @njit(fastmath=_FAST, nogil=True)
-def _expand(hidden, Bt, index, count, out, first, last, A, following, waiting):
-    """out[d] += sum_m hidden[m] * Bt[index[m], d] for d in [first, last); `following` are the `waiting` rank
-    rows of A that will be read after."""
-    d_in, width = A.shape[1], last - first
+def _expand(hidden, Bt, index, count, out, first, last, A, following, waiting, d_in):
+    """out[d] += sum_m hidden[m] * Bt[index[m] + d] for d in [first, last); the `waiting` rank rows `following`
+    of A are read next."""
+    d_out, width = out.shape[0], last - first
     m = 0
     while m + 4 <= count:
         h0, h1, h2, h3 = hidden[m], hidden[m + 1], hidden[m + 2], hidden[m + 3]
-        b0, b1, b2, b3 = Bt[index[m]], Bt[index[m + 1]], Bt[index[m + 2]], Bt[index[m + 3]]
+        b0, b1, b2, b3 = _block(Bt, index, m, d_out)
         for c in range(first, last, _CHUNK):
             e = min(c + _CHUNK, last)
             if m + 4 < count:
@@ -151,26 +157,30 @@ def _expand(hidden, Bt, index, count, out, first, last, A, following, waiting):
         m += 4
     y = out[first:last]
     while m < count:
-        b0 = Bt[index[m], first:last]
+        b0 = Bt[index[m] + first : index[m] + last]
         h0 = hidden[m]
         for d in range(width):
             y[d] += h0 * _widen(b0[d])
         m += 1
 
 
-@njit(fastmath=_FAST, nogil=True)
-def _list_rank_rows(slots, weights, scaling, rank, index, gain):
-    """Write the rank rows of filled slots of nonzero weight into index and gain; returns how many.
+# The pool of one target as the loops take it: A and Bt flat, their steps from slot to slot and their widths,
+# scaling flat, its step, and how many scales a slot has (1, or one for each rank row).
 
-    scaling is (S, 1), or (S, rank) where each rank row has its own."""
+
+@njit(fastmath=_FAST, nogil=True)
+def _list_rank_rows(slots, weights, rank, sizes, scaling, index, gain):
+    """Write where the rank rows of filled slots of nonzero weight begin into index[0] (of A) and index[1] (of
+    Bt), and their gains; returns how many."""
+    a_step, bt_step, d_in, d_out, scale_step, scales = sizes
     count = 0
-    scales = scaling.shape[1] - 1
     for j in range(slots.shape[0]):
         slot, weight = np.int64(slots[j]), weights[j]
         if slot >= 0 and weight != 0.0:
             for i in range(rank):
-                index[count] = slot * rank + i
-                gain[count] = weight * scaling[slot, min(i, scales)]
+                index[0, count] = slot * a_step + i * d_in
+                index[1, count] = slot * bt_step + i * d_out
+                gain[count] = weight * scaling[slot * scale_step + min(i, scales - 1)]
                 count += 1
     return count
 
@@ -196,90 +206,80 @@ def _place(t, where):
     """The row of x and out that row t of slots speaks of."""
     if where[4] == 0:
         return t
-    return numba.carray(_pointer(where[4] + 8 * t), 1, np.int64)[0]
+    return numba.carray(_pointer(where[4] + 8 * t, np.int64(0)), 1)[0]
 
 
 @njit(nogil=True)
 def _ends(t, where, d_in, d_out):
     place = _place(t, where)
-    x = numba.carray(_pointer(where[0] + 4 * where[1] * place), d_in, np.float32)
-    out = numba.carray(_pointer(where[2] + 4 * where[3] * place), d_out, np.float32)
+    x = numba.carray(_pointer(where[0] + 4 * where[1] * place, np.float32(0)), d_in)
+    out = numba.carray(_pointer(where[2] + 4 * where[3] * place, np.float32(0)), d_out)
     return x, out
 
 
 @njit(fastmath=_FAST, nogil=True)
-def _rows(first, last, where, A, Bt, scaling, slots, weights, rank):
+def _rows(first, last, where, A, Bt, scaling, sizes, slots, weights, rank):
     """Rows [first, last) one after another; the list of the next row is made early, to fetch by."""
+    d_in, d_out = sizes[2], sizes[3]
     most = slots.shape[1] * rank
-    index = np.empty((2, most), np.int64)
+    index = np.empty((2, 2, most), np.int64)
     gain = np.empty((2, most), np.float32)
     hidden = np.empty(most, np.float32)
     side = 0
-    count = _list_rank_rows(slots[first], weights[first], scaling, rank, index[0], gain[0])
+    count = _list_rank_rows(slots[first], weights[first], rank, sizes, scaling, index[0], gain[0])
     for t in range(first, last):
         other, waiting = 1 - side, 0
         if t + 1 < last:
-            waiting = _list_rank_rows(slots[t + 1], weights[t + 1], scaling, rank, index[other], gain[other])
+            waiting = _list_rank_rows(slots[t + 1], weights[t + 1], rank, sizes, scaling, index[other], gain[other])
         if count:
-            x, out = _ends(t, where, A.shape[1], Bt.shape[1])
-            _project(x, A, index[side], gain[side], hidden, 0, count, Bt)
-            _expand(hidden, Bt, index[side], count, out, 0, out.shape[0], A, index[other], waiting)
+            x, out = _ends(t, where, d_in, d_out)
+            of_a, of_bt = index[side, 0], index[side, 1]
+            _project(x, A, of_a, gain[side], hidden, 0, count, Bt, of_bt, d_out)
+            _expand(hidden, Bt, of_bt, count, out, 0, d_out, A, index[other, 0], waiting, d_in)
         side, count = other, waiting
 
 
 @njit(fastmath=_FAST, nogil=True, parallel=True)
-def _rows_apart(parts, where, A, Bt, scaling, slots, weights, rank):
+def _rows_apart(parts, where, A, Bt, scaling, sizes, slots, weights, rank):
     rows = slots.shape[0]
     for part in prange(parts):
         first, last = part * rows // parts, (part + 1) * rows // parts
         if first < last:
-            _rows(first, last, where, A, Bt, scaling, slots, weights, rank)
+            _rows(first, last, where, A, Bt, scaling, sizes, slots, weights, rank)
 
 
 @njit(fastmath=_FAST, nogil=True, parallel=True)
-def _columns_apart(parts, where, A, Bt, scaling, slots, weights, rank):
+def _columns_apart(parts, where, A, Bt, scaling, sizes, slots, weights, rank):
     """One row: its rank rows, and after them its output columns, in `parts` parts."""
+    d_in, d_out = sizes[2], sizes[3]
     most = slots.shape[1] * rank
-    index = np.empty(most, np.int64)
+    index = np.empty((2, most), np.int64)
     gain = np.empty(most, np.float32)
     hidden = np.empty(most, np.float32)
-    count = _list_rank_rows(slots[0], weights[0], scaling, rank, index, gain)
-    x, out = _ends(0, where, A.shape[1], Bt.shape[1])
-    d_out = Bt.shape[1]
+    count = _list_rank_rows(slots[0], weights[0], rank, sizes, scaling, index, gain)
+    x, out = _ends(0, where, d_in, d_out)
     for part in prange(parts):
-        _project(x, A, index, gain, hidden, part * count // parts, (part + 1) * count // parts, Bt)
+        first, last = part * count // parts, (part + 1) * count // parts
+        _project(x, A, index[0], gain, hidden, first, last, Bt, index[1], d_out)
     for part in prange(parts):
         first, last = part * d_out // parts, (part + 1) * d_out // parts
         if first < last:
-            _expand(hidden, Bt, index, count, out, first, last, A, index, 0)
+            _expand(hidden, Bt, index[1], count, out, first, last, A, index[0], 0, d_in)
 
 
 @njit(nogil=True)
-def _tables(scaling_at, scales, size, slots_at, weights_at, count, k):
-    scaling = numba.carray(_pointer(scaling_at), (size, scales), np.float32)
-    slots = numba.carray(_pointer(slots_at), (count, k), np.int32)
-    weights = numba.carray(_pointer(weights_at), (count, k), np.float32)
-    return scaling, slots, weights
+def _flat(at, kind, step, size, inner):
+    """The numbers from an address to the end of the last slot's `inner`; slots are `step` apart."""
+    return numba.carray(_pointer(at, kind), (size - 1) * step + inner)
 
 
 @njit(nogil=True)
-def _in_turn(where, places, A, Bt, size, rank, scaling_at, scales, slots_at, weights_at, count, k):
-    scaling, slots, weights = _tables(scaling_at, scales, size, slots_at, weights_at, count, k)
-    fault = _fault(slots, size, places, where)
-    if fault == -1:
-        _rows(0, count, where, A, Bt, scaling, slots, weights, rank)
-    return fault
-
-
-@njit(nogil=True)
-def _apart(parts, where, places, A, Bt, size, rank, scaling_at, scales, slots_at, weights_at, count, k):
-    scaling, slots, weights = _tables(scaling_at, scales, size, slots_at, weights_at, count, k)
-    fault = _fault(slots, size, places, where)
-    if fault == -1 and count == 1:
-        _columns_apart(parts, where, A, Bt, scaling, slots, weights, rank)
-    elif fault == -1:
-        _rows_apart(parts, where, A, Bt, scaling, slots, weights, rank)
-    return fault
+def _arrays(kind, a, bt, scaling, sizes, size, rank, slots, weights, count, k):
+    A = _flat(a, kind, sizes[0], size, rank * sizes[2])
+    Bt = _flat(bt, kind, sizes[1], size, rank * sizes[3])
+    scales = _flat(scaling, np.float32(0), sizes[4], size, sizes[5])
+    mounted, gates = _pointer(slots, np.int32(0)), _pointer(weights, np.float32(0))
+    return A, Bt, scales, numba.carray(mounted, (count, k)), numba.carray(gates, (count, k))
 
 
 def _entry(function):
@@ -294,60 +294,25 @@ def _entry(function):
 
 
 @_entry
-def serial_float32(
-    x, dx, out, dy, rows, places, a, bt, size, rank, d_in, d_out, scaling, scales, slots, weights, count, k, parts
-):
-    A = numba.carray(_pointer(a), (size * rank, d_in), np.float32)
-    Bt = numba.carray(_pointer(bt), (size * rank, d_out), np.float32)
-    where = (x, dx, out, dy, rows)
-    return _in_turn(where, places, A, Bt, size, rank, scaling, scales, slots, weights, count, k)
+def serial(kind, where, places, a, bt, scaling, sizes, size, rank, slots, weights, count, k, parts):
+    """`sum_delta` in the calling thread; -1, or which slot lies outside the pool, or -2 for such a row.
+
+    `kind` is a number of the type in which factors are stored; a, bt, scaling, slots and weights are addresses.
+    """
+    A, Bt, scales, slots, weights = _arrays(kind, a, bt, scaling, sizes, size, rank, slots, weights, count, k)
+    fault = _fault(slots, size, places, where)
+    if fault == -1:
+        _rows(0, count, where, A, Bt, scales, sizes, slots, weights, rank)
+    return fault
 
 
 @_entry
-def serial_bfloat16(
-    x, dx, out, dy, rows, places, a, bt, size, rank, d_in, d_out, scaling, scales, slots, weights, count, k, parts
-):
-    A = numba.carray(_pointer(a), (size * rank, d_in), np.uint16)
-    Bt = numba.carray(_pointer(bt), (size * rank, d_out), np.uint16)
-    where = (x, dx, out, dy, rows)
-    return _in_turn(where, places, A, Bt, size, rank, scaling, scales, slots, weights, count, k)
-
-
-@_entry
-def serial_int8(
-    x, dx, out, dy, rows, places, a, bt, size, rank, d_in, d_out, scaling, scales, slots, weights, count, k, parts
-):
-    A = numba.carray(_pointer(a), (size * rank, d_in), np.int8)
-    Bt = numba.carray(_pointer(bt), (size * rank, d_out), np.int8)
-    where = (x, dx, out, dy, rows)
-    return _in_turn(where, places, A, Bt, size, rank, scaling, scales, slots, weights, count, k)
-
-
-@_entry
-def parallel_float32(
-    x, dx, out, dy, rows, places, a, bt, size, rank, d_in, d_out, scaling, scales, slots, weights, count, k, parts
-):
-    A = numba.carray(_pointer(a), (size * rank, d_in), np.float32)
-    Bt = numba.carray(_pointer(bt), (size * rank, d_out), np.float32)
-    where = (x, dx, out, dy, rows)
-    return _apart(parts, where, places, A, Bt, size, rank, scaling, scales, slots, weights, count, k)
-
-
-@_entry
-def parallel_bfloat16(
-    x, dx, out, dy, rows, places, a, bt, size, rank, d_in, d_out, scaling, scales, slots, weights, count, k, parts
-):
-    A = numba.carray(_pointer(a), (size * rank, d_in), np.uint16)
-    Bt = numba.carray(_pointer(bt), (size * rank, d_out), np.uint16)
-    where = (x, dx, out, dy, rows)
-    return _apart(parts, where, places, A, Bt, size, rank, scaling, scales, slots, weights, count, k)
-
-
-@_entry
-def parallel_int8(
-    x, dx, out, dy, rows, places, a, bt, size, rank, d_in, d_out, scaling, scales, slots, weights, count, k, parts
-):
-    A = numba.carray(_pointer(a), (size * rank, d_in), np.int8)
-    Bt = numba.carray(_pointer(bt), (size * rank, d_out), np.int8)
-    where = (x, dx, out, dy, rows)
-    return _apart(parts, where, places, A, Bt, size, rank, scaling, scales, slots, weights, count, k)
+def parallel(kind, where, places, a, bt, scaling, sizes, size, rank, slots, weights, count, k, parts):
+    """The same in `parts` threads: over output columns where there is one row, else over rows."""
+    A, Bt, scales, slots, weights = _arrays(kind, a, bt, scaling, sizes, size, rank, slots, weights, count, k)
+    fault = _fault(slots, size, places, where)
+    if fault == -1 and count == 1:
+        _columns_apart(parts, where, A, Bt, scales, sizes, slots, weights, rank)
+    elif fault == -1:
+        _rows_apart(parts, where, A, Bt, scales, sizes, slots, weights, rank)
+    return fault

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import torch
 
-from atomlora.kernels.pools import FactorPool
+from atomlora.kernels.slabs import FactorPool
 
 # Gathered factors of one block of rows hold at most this many elements (64 MiB in float32).
 _BLOCK_ELEMENTS = 1 << 24
@@ -27,8 +27,8 @@ def delta(
     """The sum of deltas itself, as a new tensor (T, d_out) in float32, or float64 for a float64 `x`.
 
     x (T, d_in), A (S, r, d_in), Bt (S, r, d_out), scaling (S,) or, by rank row, (S, r), slots (T, k) integer
-    with negative = empty, weights (T, k). Differentiable in x, A, Bt, scaling and weights; an empty slot passes no gradient and no
-    value of a factor, not even a NaN.
+    with negative = empty, weights (T, k). Differentiable in x, A, Bt, scaling and weights; an empty slot passes
+    no gradient and no value of a factor, not even a NaN.
     """
     work = torch.float64 if x.dtype == torch.float64 else torch.float32
     count, k = slots.shape
