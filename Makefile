@@ -1,7 +1,7 @@
 # What there is to do, on a machine with Python >= 3.11 and nothing else: `make help`.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench clean
+.PHONY: help setup demo test gpu lint format bench clean
 
 # The first interpreter that really is 3.11 or newer; `make setup PYTHON=...` asks for one by name.
 PYTHON ?=
@@ -29,6 +29,11 @@ demo: $(READY)  ## compile the sample documents, ask questions, measure the mode
 
 test: $(READY)  ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+
+gpu: $(READY)  ## on a machine with a CUDA device: the tests that need it, then the kernels against their rivals
+	$(BIN)/pytest -m gpu -rs tests/kernels
+	mkdir -p bench/results
+	$(BIN)/python bench/kernels.py --device cuda --json --plot bench/results/kernels-cuda.png > bench/results/kernels-cuda.json
 
 # The wheel is type-checked, not the tree: mypy cannot see through an editable install's mapping of folders.
 lint: $(READY)  ## ruff on the tree, mypy on the built wheel

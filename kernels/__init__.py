@@ -8,13 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from atomlora.kernels.dispatch import available_backends, sum_delta, use_backend, warm_up
+    from atomlora.kernels.dispatch import available_backends, sum_delta, sum_delta_many, use_backend, warm_up
     from atomlora.kernels.pools import AdapterPool, PoolStats
     from atomlora.kernels.slabs import FactorPool
 
 _HOMES = {
     "available_backends": "dispatch",
     "sum_delta": "dispatch",
+    "sum_delta_many": "dispatch",
     "use_backend": "dispatch",
     "warm_up": "dispatch",
     "AdapterPool": "pools",
@@ -28,6 +29,7 @@ __all__ = [
     "PoolStats",
     "available_backends",
     "sum_delta",
+    "sum_delta_many",
     "use_backend",
     "warm_up",
 ]

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import numba
 import numpy as np
-from llvmlite import ir
 from numba import njit, prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
@@ -46,9 +45,9 @@ def _prefetch(typingctx, address):
     """Ask for the cache line at an address (locality 2 of 0 to 3: into the second-level cache and nearer)."""
 
     def codegen(context, builder, signature, args):
-        number = ir.IntType(32)
+        number = cgutils.int32_t
         pointer = builder.inttoptr(args[0], cgutils.voidptr_t)
-        kind = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, number, number, number])
+        kind = cgutils.ir.FunctionType(cgutils.ir.VoidType(), [cgutils.voidptr_t, number, number, number])
         function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
         builder.call(function, [pointer, number(0), number(2), number(1)])
         return context.get_dummy_value()
