@@ -78,7 +78,7 @@ def sum_delta(
         if reason is not None:
             raise BackendError(f"kernel backend {name!r} cannot run this: {reason}; use backend='auto'")
         return out
-    for choice in _FOR_DEVICE.get(x.device.type, ("reference",)):
+    for choice in _FOR_DEVICE["cpu"] if x.is_cpu else _FOR_DEVICE.get(x.device.type, ("reference",)):
         run = _loaded[choice] if choice in _loaded else _load(choice)
         if run is None:
             continue

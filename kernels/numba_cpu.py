@@ -44,24 +44,25 @@ def run(
     outside x.
     """
     A, Bt, scaling = pool
-    reason = _refusal(x, A, Bt, scaling, weights, out)
+    plan = getattr(A, "_numba_plan", None)
+    if plan is None or not plan.still_holds(Bt, scaling, A.data_ptr()):
+        check_shapes(x, pool, slots, weights, out, rows)
+        reason = _pool_refusal(pool)
+        if reason is not None:
+            return reason
+        plan = A._numba_plan = _Plan(pool)
+    reason = _refusal(x, pool, weights, out)
     if reason is not None:
         return reason
-    try:
-        size, rank, d_in = A.shape
-        d_out = Bt.shape[2]
-        count, k = shape = slots.shape
-        places, width = x.shape
-    except (ValueError, IndexError):
-        check_shapes(x, pool, slots, weights, out, rows)
-        raise
+    _, _, d_in, d_out, _, _ = sizes = plan.sizes
+    size, rank = plan.size, plan.rank
+    count, k = shape = slots.shape if slots.dim() == 2 else (-1, -1)
+    places = len(x)
     if (
         (count != places and rows is None)
-        or width != d_in
+        or x.shape != (places, d_in)
         or weights.shape != shape
         or out.shape != (places, d_out)
-        or Bt.shape != (size, rank, d_out)
-        or (scaling.shape != (size,) and scaling.shape != (size, rank))
     ):
         check_shapes(x, pool, slots, weights, out, rows)
     rows_at = 0
@@ -90,9 +91,7 @@ def run(
         if threads > 1:
             loops = numba_loops.parallel
     fault = loops(
-        _KINDS[A.dtype], (x.data_ptr(), dx, target.data_ptr(), dy, rows_at), places,
-        A.data_ptr(), Bt.data_ptr(), scaling.data_ptr(),
-        (A.stride(0), Bt.stride(0), d_in, d_out, scaling.stride(0), 1 if scaling.dim() == 1 else rank),
+        plan.kind, (x.data_ptr(), dx, target.data_ptr(), dy, rows_at), places, *plan.addresses, sizes,
         size, rank, slots.data_ptr(), weights.data_ptr(), count, k, threads,
     )  # fmt: skip
     if fault != -1:
@@ -119,25 +118,41 @@ def warm_up(dtype: torch.dtype) -> None:
             )  # fmt: skip
 
 
-def _refusal(
-    x: torch.Tensor,
-    A: torch.Tensor,
-    Bt: torch.Tensor,
-    scaling: torch.Tensor,
-    weights: torch.Tensor,
-    out: torch.Tensor,
-) -> str | None:
-    if not (x.is_cpu and out.is_cpu and A.is_cpu):
-        return "the tensors are not on the CPU"
-    if x.dtype is not _float32 or out.dtype is not _float32:
-        return f"activations are {x.dtype} and {out.dtype}, not float32"
+class _Plan:
+    """What the loops want to know of a pool. Kept at its tensor A: asking torch takes longer than a small call."""
+
+    def __init__(self, pool: FactorPool) -> None:
+        A, Bt, self.scaling = pool
+        self.Bt = Bt
+        self.kind = _KINDS[A.dtype]
+        self.addresses = (A.data_ptr(), Bt.data_ptr(), self.scaling.data_ptr())
+        self.size, self.rank, d_in = A.shape
+        scales = 1 if self.scaling.dim() == 1 else self.rank
+        self.sizes = (A.stride(0), Bt.stride(0), d_in, Bt.shape[2], self.scaling.stride(0), scales)
+
+    def still_holds(self, Bt: torch.Tensor, scaling: torch.Tensor, address: int) -> bool:
+        """Whether the pool is the one that was planned for, at the same place."""
+        there = (address, Bt.data_ptr(), scaling.data_ptr())
+        return Bt is self.Bt and scaling is self.scaling and there == self.addresses
+
+
+def _pool_refusal(pool: FactorPool) -> str | None:
+    A, Bt, scaling = pool
+    if not (A.is_cpu and Bt.is_cpu and scaling.is_cpu):
+        return "the pool is not on the CPU"
     if A.dtype not in _KINDS or Bt.dtype is not A.dtype or scaling.dtype is not _float32:
         return f"the pool is stored as {A.dtype}, not float32, bfloat16 or int8"
     if not (_whole_slots(A) and _whole_slots(Bt) and (scaling.dim() == 1 or scaling.stride(1) == 1)):
         return "a slot's numbers are not contiguous"
-    if torch.is_grad_enabled() and (
-        x.requires_grad or A.requires_grad or Bt.requires_grad or weights.requires_grad or out.requires_grad
-    ):
+    return None
+
+
+def _refusal(x: torch.Tensor, pool: FactorPool, weights: torch.Tensor, out: torch.Tensor) -> str | None:
+    if not (x.is_cpu and out.is_cpu):
+        return "the tensors are not on the CPU"
+    if x.dtype is not _float32 or out.dtype is not _float32:
+        return f"activations are {x.dtype} and {out.dtype}, not float32"
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *pool, weights, out)):
         return "a gradient is asked for"
     return None
 
