@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from atomlora.kernels.dispatch import available_backends, sum_delta, sum_delta_many, use_backend, warm_up
+    from atomlora.kernels.grouped import Frozen, grouped_delta
     from atomlora.kernels.pools import AdapterPool, PoolStats
     from atomlora.kernels.slabs import FactorPool
 
@@ -20,14 +21,18 @@ _HOMES = {
     "warm_up": "dispatch",
     "AdapterPool": "pools",
     "FactorPool": "slabs",
+    "Frozen": "grouped",
     "PoolStats": "pools",
+    "grouped_delta": "grouped",
 }
 
 __all__ = [
     "AdapterPool",
     "FactorPool",
+    "Frozen",
     "PoolStats",
     "available_backends",
+    "grouped_delta",
     "sum_delta",
     "sum_delta_many",
     "use_backend",
