@@ -1,7 +1,7 @@
 # What there is to do, on a machine with Python >= 3.11 and nothing else: `make help`.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test faults fuzz lint format bench clean
+.PHONY: help setup demo test faults fuzz gpu lint format bench clean
 
 # The first interpreter that really is 3.11 or newer; `make setup PYTHON=...` asks for one by name.
 PYTHON ?=
@@ -48,6 +48,11 @@ fuzz: $(READY)  ## atheris on everything that reads bytes from outside, SECONDS 
 	  OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/fuzz.py $$target -max_total_time=$(SECONDS) -max_len=20000 \
 	    -artifact_prefix=build/fuzz/$$target- build/fuzz/$$target build/fuzz/seeds; \
 	done
+
+gpu: $(READY)  ## on a machine with a CUDA device: the tests that need it, then the kernels against their rivals
+	$(BIN)/pytest -m gpu -rs tests/kernels
+	mkdir -p bench/results
+	$(BIN)/python bench/kernels.py --device cuda --json --plot bench/results/kernels-cuda.png > bench/results/kernels-cuda.json
 
 # The wheel is type-checked, not the tree: mypy cannot see through an editable install's mapping of folders.
 lint: $(READY)  ## ruff on the tree, mypy on the built wheel
