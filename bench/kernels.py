@@ -212,7 +212,7 @@ def plot(result: dict[str, Any], path: str) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     cases = list(dict.fromkeys((r["shape"], r["rows"], r["k"], r["unique"]) for r in result["rows"]))
     figure, axes = pyplot.subplots(len(cases), 1, figsize=(9, 3.4 * len(cases)), squeeze=False)
@@ -221,8 +221,12 @@ def plot(result: dict[str, Any], path: str) -> None:
         rows.sort(key=lambda row: -row["median_us"])
         colours = ["tab:blue" if row["contender"].startswith("sum_delta") else "tab:gray" for row in rows]
         axis.barh([row["contender"] for row in rows], [row["median_us"] for row in rows], color=colours)
-        axis.set(xscale="log", xlabel="µs a call", title=f"{case[0]}, {case[1]} rows, k = {case[2]}, atoms {case[3]}")
-        axis.bar_label(axis.containers[0], fmt=" %.3g")
+        rows_shown = f"{case[1]} row{'s' * (case[1] > 1)}"
+        axis.set(xscale="log", xlabel="µs a call", title=f"{case[0]}, {rows_shown}, k = {case[2]}, atoms {case[3]}")
+        axis.set_xlim(rows[-1]["median_us"] / 2, rows[0]["median_us"] * 2)
+        axis.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        axis.xaxis.set_minor_formatter(ticker.NullFormatter())
+        axis.bar_label(axis.containers[0], labels=[f" {row['median_us']:,.{int(row['median_us'] < 100)}f}" for row in rows])
     figure.tight_layout()
     figure.savefig(path, dpi=120)
 

@@ -53,7 +53,7 @@ class _GroupedDelta(torch.autograd.Function):
         return torch.baddbmm(y, hidden, bt)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, a, bt, weights, hidden, slots = ctx.saved_tensors
         of_a, of_bt = ctx.shapes

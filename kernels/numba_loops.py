@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
-# mypy: disable-error-code="call-arg,attr-defined,import-untyped"
+# mypy: disable-error-code="call-arg,attr-defined,import-untyped,var-annotated"
 """The compiled loops of `sum_delta` on CPU, over rank-row storage. Nothing here touches torch.
 
 Per row of x, the rank rows of its filled slots are listed once; then `hidden = gain * (A x)` and
@@ -9,8 +9,8 @@ converted there; an int8 pool's scales are part of the gain. All sums are float3
 
 Adapters are scattered over a pool that no cache holds, in pieces too short for the processor's own prefetching
 to get going. So each block is read in chunks, and while a chunk is summed the same chunk of the block that
-comes next is fetched: the next rank rows, Bt after A, and the next row's A after Bt. At k = 8, r = 4 and 16
-rows that halves the time of a call (bench/RESULTS.md).
+comes next is fetched: the next rank rows, Bt after A, and the next row's A after Bt. Over short rank rows
+that halves the time of a call (bench/RESULTS.md).
 """
 
 from __future__ import annotations
