@@ -226,7 +226,8 @@ def plot(result: dict[str, Any], path: str) -> None:
         axis.set_xlim(rows[-1]["median_us"] / 2, rows[0]["median_us"] * 2)
         axis.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,.0f}"))
         axis.xaxis.set_minor_formatter(ticker.NullFormatter())
-        axis.bar_label(axis.containers[0], labels=[f" {row['median_us']:,.{int(row['median_us'] < 100)}f}" for row in rows])
+        times = [row["median_us"] for row in rows]
+        axis.bar_label(axis.containers[0], labels=[f" {us:,.{int(us < 100)}f}" for us in times])
     figure.tight_layout()
     figure.savefig(path, dpi=120)
 

@@ -19,7 +19,7 @@ import torch
 from atomlora.atom import Target
 from atomlora.bases import blocks, linear_layers
 from atomlora.errors import BaseModelError, UsageError
-from atomlora.kernels import AdapterPool, FactorPool, sum_delta
+from atomlora.kernels import AdapterPool, FactorPool, sum_delta, warm_up
 from atomlora.runtime.composition import Active, Composition, Scope, active_rows
 
 
@@ -84,6 +84,8 @@ class Mount:
         self.model = model
         self.pool = pool
         self.scope = scope
+        if pool.device.type == "cpu":
+            warm_up(pool.dtype)  # here, so that no first answer waits for compiled code
         # Nothing is touched if a module is missing.
         modules = [resolve_target(model, target) for target in targets]
         self._handles = [

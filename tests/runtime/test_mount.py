@@ -31,6 +31,13 @@ def test_bit_equal_without_atoms_and_after_unmounting(tiny, model, pool):
         tiny.decode(model, ids, composition=tiny.compose(pool, [{"a": 1.0}], [8]))
 
 
+def test_mounting_compiles_the_kernel_before_the_first_answer(tiny, model, pool, monkeypatch):
+    warmed = []
+    monkeypatch.setattr("atomlora.runtime.mount.warm_up", warmed.append)
+    with Mount(model, tiny.targets, pool):
+        assert warmed == [torch.float32]
+
+
 def test_unmounting_gives_back_a_forward_that_others_had_set(tiny, model, pool):
     inner = model.forward
     model.forward = lambda *args, **kwargs: inner(*args, **kwargs)
