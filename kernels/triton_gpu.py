@@ -85,7 +85,7 @@ class Call:
         self.size, self.rank, self.d_in = pools[0].A.shape
         self.shape = Shape(
             rows=tuning.bucket(self.count),
-            rank_rows=self.k * self.rank,
+            rank_rows=tuning.bucket(self.k * self.rank),
             d_in=self.d_in,
             d_out=tuple(out.shape[1] for out in outs),
             dtypes=f"{x.dtype} {pools[0].A.dtype}".replace("torch.", ""),

@@ -2,7 +2,8 @@
 """Launch configurations of the Triton kernels: guessed, measured once per shape and device, and remembered.
 
 What was measured is kept in memory and in `$ATOMLORA_CACHE/triton/DEVICE.json` (else the user's cache folder), so
-that later processes measure nothing. ATOMLORA_TUNE=0 keeps to guesses.
+that later processes measure nothing. A shape takes some fifty compilations, about half a minute; ATOMLORA_TUNE=0
+keeps to guesses.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _known: dict[str, dict[str, Config]] = {}
 
 
 class Shape(NamedTuple):
-    """What a configuration is chosen for; `rows` is a bucket (`bucket`), `rank_rows` is k * r."""
+    """What a configuration is chosen for; `rows` and `rank_rows` (k * r) are buckets (`bucket`)."""
 
     rows: int
     rank_rows: int
@@ -53,7 +54,7 @@ class Config(NamedTuple):
 
 
 def bucket(rows: int) -> int:
-    """The power of two at or above `rows`: T is bucketed, so few shapes are ever measured."""
+    """The power of two at or above `rows`: T and k * r are bucketed, so few shapes are ever measured."""
     return 1 << max(0, rows - 1).bit_length()
 
 
