@@ -40,11 +40,15 @@ class Dropped(AnswerPart):
 
 
 class Conflict(AnswerPart):
-    """Two routed atoms that disturb each other, and what shows it."""
+    """Two routed atoms that disturb or contradict each other, what shows it, and where they stand; `newer` is the id
+    of the newer one, where they contradict each other and that is known."""
 
     a: str
     b: str
     reason: str
+    source_a: str | None = None
+    source_b: str | None = None
+    newer: str | None = None
 
 
 class Answer(AnswerPart):

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from atomlora.corpora.dates import DateOrigin
 from atomlora.questions.types import Question
 
 
@@ -30,13 +31,16 @@ def digest_json(value: Any) -> str:
 
 class Provenance(Record):
     """Where an atom's text stands: `source` is a POSIX path relative to the compiled root (`FILE#id` for jsonl);
-    `start`/`end` are character offsets into the extracted text; `page` counts from 1 (PDF only)."""
+    `start`/`end` are character offsets into the extracted text; `page` counts from 1 (PDF only). `date` (ISO 8601, in
+    whatever precision) is the document's, known by `date_origin` (see `atomlora.corpora.dates`)."""
 
     source: str
     start: int
     end: int
     source_sha256: str
     page: int | None = None
+    date: str | None = None
+    date_origin: DateOrigin | None = None
 
 
 class TrainRecord(Record):

@@ -28,6 +28,10 @@ class StoreError(AtomLoraError):
     """A store that cannot be opened, locked or written."""
 
 
+class ConflictError(AtomLoraError):
+    """A question was routed to atoms that contradict each other, and the caller wants that to be an error."""
+
+
 class CorruptStoreError(StoreError):
     """Bytes on disk that do not have the digest they must have."""
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from atomlora.answers import Answer, AnswerAtom, Mode, check_request
+from atomlora.conflicts.records import OnConflict, checked_choice
 from atomlora.errors import BaseModelError
 from atomlora.prompts import chat_prompt
 from atomlora.store import Store
@@ -57,6 +58,7 @@ class AtomLoRA:
         router: RouterSettings | None = None,
         embedder: Embedder | None = None,
         policies: Sequence[Policy] = (),
+        on_conflict: OnConflict | None = None,
         capacity: int = 64,
     ) -> None:
         """Use `AtomLoRA.open`."""
@@ -65,6 +67,7 @@ class AtomLoRA:
         self._device, self._dtype = device, dtype
         self._router_settings, self._embedder = router, embedder
         self._policies, self._capacity = policies, capacity
+        self._on_conflict = checked_choice(on_conflict)
         self._parts: dict[str, Any] = {}
         self._lock = threading.RLock()
 
@@ -77,7 +80,8 @@ class AtomLoRA:
         `base`: name, folder or loaded `Base` (default: the one the store was compiled for); `device`: auto,
         cpu, cuda…. Settings: `version` (a digest or its start), `dtype` (auto: float32 on CPU, bfloat16 on
         GPU), `router` (RouterSettings), `embedder` (default: the store's), `policies` (see `Composer`),
-        `capacity` (atoms resident at once). Raises StoreError; BaseModelError, naming both, when the base is
+        `on_conflict` (newest, warn or error: what becomes of routed atoms that contradict each other; default: as
+        compiled), `capacity` (atoms resident at once). Raises StoreError; BaseModelError, naming both, when the base is
         not the store's: here where `base` is given, else when it is first needed.
         """
         store = Store.open(store_path, version=settings.pop("version", None))
@@ -195,7 +199,7 @@ class AtomLoRA:
                 self.base.model,
                 self.atoms,
                 capacity=self._capacity,
-                policies=self._policies,
+                policies=(self._conflict_policy(), *self._policies),
             ),
         )
 
@@ -205,6 +209,12 @@ class AtomLoRA:
                 self._parts[name] = make()
             part: T = self._parts[name]
             return part
+
+    def _conflict_policy(self) -> Policy:
+        from atomlora.conflicts.policy import conflict_policy
+
+        compiled = self.store.manifest.settings.get("on_conflict", "warn")
+        return conflict_policy(self.store.conflicts(), self._on_conflict or compiled)
 
     def _load_base(self) -> Base:
         from atomlora.bases import load_base

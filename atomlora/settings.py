@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from atomlora.atom import digest_json
+from atomlora.conflicts.records import OnConflict
 
 PROCEDURE = 3  # part of every recipe: raise it when the same settings would train other weights
 DEFAULT_TARGETS = ("gate_proj", "up_proj", "down_proj")
@@ -66,7 +67,8 @@ class TrainSettings(Settings):
 
 
 class CompileSettings(Settings):
-    """Everything that decides what a compile run produces, and how much memory it may take."""
+    """Everything that decides what a compile run produces, and how much memory it may take. `on_conflict` is what
+    asking does by default where a question is routed to atoms that contradict each other."""
 
     adapter: AdapterSettings = AdapterSettings()
     train: TrainSettings = TrainSettings()
@@ -74,6 +76,7 @@ class CompileSettings(Settings):
     max_questions: int = Field(6, ge=1, le=64)
     slots: int = Field(24, ge=1)
     embedder: str = "minilm"
+    on_conflict: OnConflict = "warn"
 
     def recipe(self) -> str:
         """Digest of what shapes an atom's training (batch size and router do not)."""

@@ -34,7 +34,8 @@ def show_atom(store: Store, atom_id: str, as_json: bool) -> None:
         print_json(facts)
         return
     atom = store.get(atom_id)
-    for name, value in _lines(atom, facts):
+    conflicts = [("conflict", one.reason) for one in store.conflicts() if atom.id in one.pair]
+    for name, value in [*_lines(atom, facts), *conflicts]:
         click.echo(f"{name:<12} {render.one_line(value)}")
 
 

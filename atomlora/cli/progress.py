@@ -137,6 +137,7 @@ def show_report(report: CompileReport, as_json: bool) -> None:
     failed = [_failure(one) for one in report.failed]
     _list(skipped, "files skipped")
     _list([f"Warning: {warning}" for warning in report.warnings], "warnings")
+    _list([f"Conflict: {one.reason}" for one in report.conflicts], "conflicts between documents")
     _list(failed, "atoms not learnt in full; atomlora show lists all atoms with their recall")
     if as_json:
         print_json(report.model_dump(mode="json"))

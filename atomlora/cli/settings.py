@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from atomlora.conflicts.records import OnConflict
 from atomlora.errors import UsageError
 from atomlora.settings import AdapterSettings, CompileSettings
 
@@ -19,6 +20,7 @@ def compile_settings(
     slots: int | None,
     embedder: str | None,
     question_writer: str | None,
+    on_conflict: OnConflict | None,
 ) -> CompileSettings:
     """The defaults, but for the options that were given. UsageError names the option that cannot be."""
     names = None if targets is None else tuple(name.strip() for name in targets.split(",") if name.strip())
@@ -27,7 +29,8 @@ def compile_settings(
     try:
         adapter = AdapterSettings(**_given(rank=rank, alpha=alpha, layers=layers, targets=names))
         return CompileSettings(
-            adapter=adapter, **_given(slots=slots, embedder=embedder, question_writer=question_writer)
+            adapter=adapter,
+            **_given(slots=slots, embedder=embedder, question_writer=question_writer, on_conflict=on_conflict),
         )
     except ValidationError as error:
         first = error.errors()[0]

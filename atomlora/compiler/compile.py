@@ -15,6 +15,9 @@ from atomlora.compiler.drafts import Draft, assign_user_questions, drafts_from, 
 from atomlora.compiler.progress import CompileProgress, CompileReport, FailedAtom, Teller
 from atomlora.compiler.session import TrainingSession
 from atomlora.compiler.shape import resolve_targets
+from atomlora.conflicts.find import find_conflicts
+from atomlora.conflicts.newest import first_seen
+from atomlora.conflicts.records import ConflictRecord
 from atomlora.corpora import Passage, SkippedFile, read_corpus, split_document
 from atomlora.errors import InputError
 from atomlora.questions import load_user_questions, writer_for
@@ -67,6 +70,7 @@ def compile_corpus(
         teller.tell("route", 0, len(atoms))
         before = _committed(Path(store)) if writer.head else set()
         keys, calibration = _keys(atoms, embedder, writer, Path(store))
+        conflicts = _conflicts(atoms, keys, writer, Path(store))
         ids = {atom.id for atom in atoms}
         failed = tuple(_failure(atom) for atom in atoms if not atom.record.passed)
         manifest = writer.commit(
@@ -78,6 +82,7 @@ def compile_corpus(
             recipe=recipe,
             targets=targets,
             calibration=calibration,
+            conflicts=conflicts,
             stats={
                 "atoms_total": len(atoms),
                 "atoms_new": len(ids - before),
@@ -101,6 +106,7 @@ def compile_corpus(
         atoms_per_second=len(trained) / max(teller.seconds.get("train", 0.0), 1e-9) if trained else 0.0,
         seconds_by_stage=teller.seconds,
         failed=failed,
+        conflicts=tuple(conflicts),
         skipped=tuple(skipped),
     )
 
@@ -168,6 +174,22 @@ def _keys(
         token_cache=path / "cache" / TOKEN_CACHE,
     )
     return (embeddings, positions), calibration.model_dump(mode="json")
+
+
+def _conflicts(
+    atoms: list[Atom], keys: tuple[np.ndarray, np.ndarray], writer: StoreWriter, path: Path
+) -> list[ConflictRecord]:
+    """Which atoms contradict each other; an atom's first key is its bare text."""
+    embeddings, positions = keys
+    _, first = np.unique(positions, return_index=True)
+
+    def seen(ids: frozenset[str]) -> dict[str, int]:
+        if writer.head is None:
+            return first_seen(None, ids)
+        with Store.open(path) as current:
+            return first_seen(current, ids)
+
+    return find_conflicts(atoms, embeddings[first], seen)
 
 
 def _committed(store: Path) -> set[str]:

@@ -40,7 +40,15 @@ def drafts_from(passages: Iterable[Passage]) -> list[Draft]:
     """One draft per distinct (title, text, headings), in order of first appearance."""
     drafts: dict[tuple[str, str, tuple[str, ...]], Draft] = {}
     for p in passages:
-        place = Provenance(source=p.source, start=p.start, end=p.end, source_sha256=p.source_sha256, page=p.page)
+        place = Provenance(
+            source=p.source,
+            start=p.start,
+            end=p.end,
+            source_sha256=p.source_sha256,
+            page=p.page,
+            date=p.date,
+            date_origin=p.date_origin,
+        )
         draft = Draft(p.kind, p.title, p.text, p.headings, tuple(sorted(p.labels)), (place,))
         known = drafts.get(draft.key)
         if known is not None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from atomlora.atom import Record
 from atomlora.errors import StoreError
 from atomlora.store.catalogue import Catalogue
+from atomlora.store.conflicts import read_conflicts
 from atomlora.store.files import TEMPORARY, DamagedFileError, remove_temporaries, writing
 from atomlora.store.keys import read_keys
 from atomlora.store.manifest import Manifest, ManifestFolder, SegmentEntry
@@ -98,6 +99,10 @@ class Verifier:
             with self._noting(version):
                 self._intact(manifest.keys)
                 read_keys(self._objects, manifest.keys, atoms)
+            if manifest.conflicts is not None:
+                with self._noting(version):
+                    self._intact(manifest.conflicts)
+                    read_conflicts(self._objects, manifest.conflicts)
             for entry in manifest.segments:
                 with self._noting(version):
                     self._segment(entry, records.pop(entry.sha256, []))

@@ -46,7 +46,8 @@ class SegmentEntry(Record):
 
 class Manifest(Record):
     """One version of a store. `created` is UTC in ISO 8601; `settings` are the effective compile settings;
-    `recipe` is the digest of the training settings; `parent` names the version before, None for the first."""
+    `recipe` is the digest of the training settings; `parent` names the version before, None for the first;
+    `conflicts` names the records of atoms that contradict each other, None where there are none."""
 
     format_version: int = FORMAT_VERSION
     parent: Digest | None
@@ -62,6 +63,7 @@ class Manifest(Record):
     keys: Digest
     calibration: dict[str, Any]
     stats: dict[str, Any]
+    conflicts: Digest | None = None
 
     _version: str = PrivateAttr(default="")
 
@@ -72,7 +74,8 @@ class Manifest(Record):
 
     def objects(self) -> tuple[str, ...]:
         """Digests of every object that this version is made of."""
-        return (self.catalogue, self.keys, *(segment.sha256 for segment in self.segments))
+        beside = (digest for digest in (self.conflicts,) if digest is not None)
+        return (self.catalogue, self.keys, *beside, *(segment.sha256 for segment in self.segments))
 
 
 def canonical_json(value: Any, what: str) -> bytes:

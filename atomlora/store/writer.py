@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 
 from atomlora.atom import Atom, Target, record_size
+from atomlora.conflicts.records import ConflictRecord
 from atomlora.errors import CorruptStoreError, StoreError
 from atomlora.store.catalogue import Catalogue, Entry, write_catalogue
+from atomlora.store.conflicts import write_conflicts
 from atomlora.store.files import (
     DamagedFileError,
     fsync_folder,
@@ -116,11 +118,13 @@ class StoreWriter:
         calibration: Mapping[str, Any] | None = None,
         stats: Mapping[str, Any] | None = None,
         created: str | None = None,
+        conflicts: Sequence[ConflictRecord] = (),
     ) -> Manifest:
         """Make `atoms` (in this order: position = index) the current version, and return its manifest.
 
         `keys` are embeddings float32 (n, d) and positions int32 (n,). Provenances and labels are taken from
-        `atoms` as they are given; the weights must have been staged, now or earlier. Raises StoreError
+        `atoms` as they are given; the weights must have been staged, now or earlier. `conflicts` are those
+        among these atoms. Raises StoreError
         otherwise, or when the disk fails: then the version before stays the current one, unless only the very
         last fsync failed.
         """
@@ -143,6 +147,7 @@ class StoreWriter:
             keys=write_keys(self._objects, *keys, atoms=len(entries)),
             calibration=dict(calibration or {}),
             stats=dict(stats or {}),
+            conflicts=write_conflicts(self._objects, conflicts) if conflicts else None,
         )
         written = self._manifests.write(manifest)
         replace_durably(self.path / "HEAD", f"{written.version}\n".encode())
@@ -234,7 +239,7 @@ class StoreWriter:
             except StoreError as error:
                 _logger.warning("%s", error)
                 continue
-            found |= {manifest.catalogue, manifest.keys}
+            found |= set(manifest.objects()) - {segment.sha256 for segment in manifest.segments}
         return found
 
     def _age(self, digest: str) -> tuple[int, str]:

@@ -11,7 +11,8 @@ from atomlora.corpora import SkippedFile
 from atomlora.errors import UsageError
 from atomlora.settings import CompileSettings
 
-UNSET = dict.fromkeys(("rank", "alpha", "layers", "targets", "slots", "embedder", "question_writer"))
+OPTIONS = ("rank", "alpha", "layers", "targets", "slots", "embedder", "question_writer", "on_conflict")
+UNSET = dict.fromkeys(OPTIONS)
 
 
 def report(**changes):
