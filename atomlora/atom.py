@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from atomlora.corpora.dates import DateOrigin
 from atomlora.questions.types import Question
+
+Mount = Literal["routed", "always", "label"]
+"""When an atom is mounted: when the router finds it (knowledge), always, or when a label of its own is asked for."""
 
 
 class Record(BaseModel):
@@ -68,7 +71,7 @@ class Target(Record):
 
 
 class Atom(Record):
-    """The immutable part of an atom and, beside it, what may change without retraining (provenances, labels)."""
+    """The immutable part of an atom and, beside it, what may change without retraining (provenances, labels, mount)."""
 
     id: str
     type: str
@@ -82,6 +85,7 @@ class Atom(Record):
     weights_digest: str
     provenances: tuple[Provenance, ...] = ()
     labels: tuple[str, ...] = ()
+    mount: Mount = "routed"
 
     @property
     def scaling(self) -> float:

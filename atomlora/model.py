@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from atomlora.answers import Answer, AnswerAtom, Mode, check_request
 from atomlora.conflicts.records import OnConflict, checked_choice
-from atomlora.errors import BaseModelError
+from atomlora.opening import base_for, policies_for
 from atomlora.prompts import chat_prompt
 from atomlora.store import Store
 from atomlora.turns import adds, joined, turns
@@ -43,9 +43,10 @@ class AtomLoRA:
     needed.
 
     Modes of asking: `atoms` mounts the routed atoms, each of which leads one statement of the answer (see
-    `atomlora.turns`), and puts no text in the prompt; `text` puts their texts in the prompt and mounts
-    nothing; `both` does both, in one statement; `none` asks the bare base. A question that the router
-    finds outside of the store is answered by the bare base in every mode (`abstained`).
+    `atomlora.turns`), and puts no text in the prompt; `text` puts their texts in the prompt and mounts none of them;
+    `both` does both, in one statement; `none` asks the bare base. Behaviour atoms stand beside every statement in all
+    modes but none. A question that the router finds outside of the store is answered by the base without knowledge in
+    every mode (`abstained`).
     """
 
     def __init__(
@@ -90,19 +91,27 @@ class AtomLoRA:
             _ = opened.base
         return opened
 
-    def ask(self, question: str, mode: Mode = "atoms", top_k: int = 4, max_new_tokens: int = 96) -> Answer:
-        """Answer one question, greedily, by statements of up to `max_new_tokens` tokens. Raises UsageError for an
-        empty question, an unknown mode, or top_k or max_new_tokens < 1."""
-        return self.ask_batch([question], mode, top_k, max_new_tokens)[0]
+    def ask(
+        self, question: str, mode: Mode = "atoms", top_k: int = 4, max_new_tokens: int = 96, labels: Sequence[str] = ()
+    ) -> Answer:
+        """Answer one question, greedily, by statements of up to `max_new_tokens` tokens. `labels`: of the behaviour
+        atoms to mount besides those that always are. Raises UsageError for an empty question, an unknown mode or
+        label, or top_k or max_new_tokens < 1."""
+        return self.ask_batch([question], mode, top_k, max_new_tokens, labels)[0]
 
     def ask_batch(
-        self, questions: Sequence[str], mode: Mode = "atoms", top_k: int = 4, max_new_tokens: int = 96
+        self,
+        questions: Sequence[str],
+        mode: Mode = "atoms",
+        top_k: int = 4,
+        max_new_tokens: int = 96,
+        labels: Sequence[str] = (),
     ) -> list[Answer]:
         """Answer several questions, each as `ask` would; batches are made of prompts of like length."""
         from atomlora.runtime.decoding import decode_batch, plan_batches
 
         start = time.perf_counter()
-        asked = self._prepare(questions, mode, top_k, max_new_tokens)
+        asked = self._prepare(questions, mode, top_k, max_new_tokens, labels)
         rows = [(number, turn) for number, one in enumerate(asked) for turn in one.turns]
         prompts = [asked[number].prompt for number, _ in rows]
         atoms = [{atom.id for atom in turn.atoms} for _, turn in rows]
@@ -124,12 +133,12 @@ class AtomLoRA:
         ]
 
     def stream(
-        self, question: str, mode: Mode = "atoms", top_k: int = 4, max_new_tokens: int = 96
+        self, question: str, mode: Mode = "atoms", top_k: int = 4, max_new_tokens: int = 96, labels: Sequence[str] = ()
     ) -> Generator[str, None, Answer]:
         """The answer's text in pieces as they are decoded, from the second statement on whole statements; the
         generator's return value is the `Answer`."""
         start = time.perf_counter()
-        asked = self._prepare([question], mode, top_k, max_new_tokens)[0]
+        asked = self._prepare([question], mode, top_k, max_new_tokens, labels)[0]
         return self._stream(asked, mode, max_new_tokens, start)
 
     def route(self, question: str, top_k: int = 4) -> Route:
@@ -137,7 +146,7 @@ class AtomLoRA:
         return self.router.route(question, top_k)
 
     @contextmanager
-    def compose(self, route: Route | Sequence[Route]) -> Iterator[ComposedModel]:
+    def compose(self, route: Route | Sequence[Route], labels: Sequence[str] = ()) -> Iterator[ComposedModel]:
         """A context in which the yielded model's `generate(...)` and calls are composed.
 
         One route serves every prompt of a batch; a list gives each prompt its own. Other threads, and the
@@ -147,7 +156,7 @@ class AtomLoRA:
         from atomlora.runtime.composed import ComposedModel
 
         routes = [route] if isinstance(route, Route) else list(route)
-        selections = [self.composer.select(one) for one in routes]
+        selections = [self.composer.select(one, labels).whole() for one in routes]
         with self.composer.mounted(selections, [0] * len(selections)) as composition:
             slots = composition.slots.tolist() if composition else [[] for _ in routes]
             weights = composition.weights.tolist() if composition else [[] for _ in routes]
@@ -171,7 +180,7 @@ class AtomLoRA:
     @property
     def base(self) -> Base:
         """The base model; BaseModelError, naming both, when it is not the one the store was compiled for."""
-        return self._part("base", self._load_base)
+        return self._part("base", lambda: base_for(self.store, self._wanted_base, self._device, self._dtype))
 
     @property
     def atoms(self) -> dict[str, Atom]:
@@ -199,7 +208,7 @@ class AtomLoRA:
                 self.base.model,
                 self.atoms,
                 capacity=self._capacity,
-                policies=(self._conflict_policy(), *self._policies),
+                policies=policies_for(self.store, self._on_conflict, self._policies),
             ),
         )
 
@@ -210,29 +219,11 @@ class AtomLoRA:
             part: T = self._parts[name]
             return part
 
-    def _conflict_policy(self) -> Policy:
-        from atomlora.conflicts.policy import conflict_policy
-
-        compiled = self.store.manifest.settings.get("on_conflict", "warn")
-        return conflict_policy(self.store.conflicts(), self._on_conflict or compiled)
-
-    def _load_base(self) -> Base:
-        from atomlora.bases import load_base
-
-        wanted = self.store.manifest.base
-        base = self._wanted_base
-        if isinstance(base, str):
-            base = load_base(base, self._device, self._dtype)
-        if base.fingerprint != wanted.fingerprint:
-            raise BaseModelError(
-                f"{self.store.path} was compiled for base {wanted.name!r} ({wanted.fingerprint[:12]}…), not "
-                f"for {base.name!r} ({base.fingerprint[:12]}…); open it with that base or compile it again"
-            )
-        return base
-
     # Steps of asking
 
-    def _prepare(self, questions: Sequence[str], mode: Mode, top_k: int, max_new_tokens: int) -> list[Asked]:
+    def _prepare(
+        self, questions: Sequence[str], mode: Mode, top_k: int, max_new_tokens: int, labels: Sequence[str]
+    ) -> list[Asked]:
         from atomlora.composer import Selection
         from atomlora.router import Route
         from atomlora.runtime.decoding import check_room
@@ -244,11 +235,13 @@ class AtomLoRA:
             routes = self.router.route_batch(questions, top_k)
         asked = []
         for route in routes:
-            selection = self.composer.select(route)
+            selection = Selection() if mode == "none" else self.composer.select(route, labels)
             shown = selection.atoms if mode in ("text", "both") else ()
             prompt = chat_prompt(self.base.tokenizer, route.question, self._context(shown))
             check_room(self.base, prompt, route.question, max_new_tokens)
-            played = turns(selection) if mode == "atoms" else [selection if mode == "both" else Selection()]
+            played = (
+                turns(selection) if mode == "atoms" else [selection.whole() if mode == "both" else selection.bare()]
+            )
             asked.append(Asked(route, selection, played, prompt))
         return asked
 
@@ -283,6 +276,7 @@ class AtomLoRA:
             confidence=asked.route.confidence,
             mode=mode,
             atoms=tuple(self.answer_atom(atom) for atom in asked.selection.atoms),
+            behaviours=tuple(self.answer_atom(atom) for atom in asked.selection.beside),
             dropped=asked.selection.dropped,
             conflicts=asked.selection.conflicts,
             latency_ms=round(latency_ms, 3),

@@ -66,6 +66,18 @@ class TrainSettings(Settings):
         return bool(self.silence_rows and self.silence_weight)
 
 
+class BehaviourSettings(Settings):
+    """How behaviour atoms are trained, where it is otherwise than knowledge atoms: `rows_per_step` examples a step, up
+    to `max_steps` steps over which learning rates fall; `silence_rows` rows of the silence bank a step where a file
+    has examples to be left alone."""
+
+    rank: int = Field(8, ge=1, le=64)
+    max_steps: int = Field(120, ge=1)
+    rows_per_step: int = Field(12, ge=1)
+    silence_rows: int = Field(8, ge=1)
+    silence_weight: float = Field(2.0, ge=0)
+
+
 class CompileSettings(Settings):
     """Everything that decides what a compile run produces, and how much memory it may take. `on_conflict` is what
     asking does by default where a question is routed to atoms that contradict each other."""
@@ -77,6 +89,7 @@ class CompileSettings(Settings):
     slots: int = Field(24, ge=1)
     embedder: str = "minilm"
     on_conflict: OnConflict = "warn"
+    behaviour: BehaviourSettings = BehaviourSettings()
 
     def recipe(self) -> str:
         """Digest of what shapes an atom's training (batch size and router do not)."""

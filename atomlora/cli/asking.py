@@ -25,6 +25,7 @@ from atomlora.errors import UsageError
 @options.model_options
 @click.option("--batch", type=click.Path(path_type=Path, allow_dash=True), help='jsonl of {"question": …} lines.')
 @click.option("--stream", is_flag=True, help="Show the answer while it is decoded.")
+@options.labels_option
 @options.on_conflict_option
 @options.json_option
 def ask(store: Path, question: str | None, batch: Path | None, stream: bool, as_json: bool, **how: Any) -> None:

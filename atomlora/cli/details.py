@@ -101,6 +101,7 @@ def _lines(atom: Atom, facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("text", atom.text),
         *(("source", _place(place)) for place in atom.provenances),
         ("labels", ", ".join(atom.labels)),
+        ("mounted", atom.mount if atom.mount != "routed" else ""),
         ("adapter", f"rank {atom.rank}, alpha {atom.alpha:g}, {facts['size_bytes']:,} bytes"),
         ("training", f"recall {record.recall:.2f}, loss {record.loss:.4f}, {record.steps} steps"),
         ("weights", atom.weights_digest),

@@ -44,6 +44,9 @@ top_k_option = click.option(
 new_tokens_option = click.option(
     "--max-new-tokens", default=96, show_default=True, type=click.IntRange(min=1), help="Most tokens of a statement."
 )
+labels_option = click.option(
+    "--label", "labels", multiple=True, metavar="NAME", help="Mount the behaviours of this label too. May be repeated."
+)
 on_conflict_option = click.option(
     "--on-conflict",
     type=click.Choice(["newest", "warn", "error"]),

@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
@@ -39,19 +39,14 @@ def compile_shown(
     sources: Sequence[Path],
     store: Path,
     settings: CompileSettings,
-    *,
-    base: str,
-    questions: Path | None,
-    device: str,
+    **how: Any,
 ) -> CompileReport:
-    """Compile with progress on stderr; when interrupted, the KeyboardInterrupt says what is kept."""
+    """`compile_corpus` with progress on stderr; when interrupted, the KeyboardInterrupt says what is kept."""
     from atomlora.compiler.compile import compile_corpus
 
     try:
         with progress_listener() as listen:
-            return compile_corpus(
-                sources, store, settings, base=base, questions=questions, device=device, on_progress=listen
-            )
+            return compile_corpus(sources, store, settings, **how, on_progress=listen)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"Stopped; {_kept(store)}; the same command resumes") from None
 

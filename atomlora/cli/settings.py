@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -36,6 +38,19 @@ def compile_settings(
         first = error.errors()[0]
         option = "--" + str(first["loc"][0]).replace("_", "-")
         raise UsageError(f"{option} {first['input']}: {first['msg'].lower()}") from error
+
+
+def behaviour_files(
+    src: Sequence[Path], examples: Sequence[str], kind: str | None, mount: str | None
+) -> list[Path] | None:
+    """The files of --examples; None where the store's behaviours stay. UsageError for what does not go together."""
+    if not src and not examples:
+        raise UsageError("nothing to compile; give SRC (documents), or --examples FILE")
+    if not examples and (kind or mount):
+        raise UsageError(f"{'--type' if kind else '--mount'} is of no use without --examples FILE")
+    if "none" in examples and (len(examples) > 1 or mount):
+        raise UsageError("--examples none takes all behaviours away, and stands alone")
+    return None if not examples else [Path(name) for name in examples if name != "none"]
 
 
 def _given(**options: Any) -> dict[str, Any]:

@@ -11,7 +11,9 @@ import numpy as np
 
 from atomlora.atom import Atom, digest_json
 from atomlora.bases import EMBEDDED_BASE, load_base
-from atomlora.compiler.drafts import Draft, assign_user_questions, drafts_from, reuse
+from atomlora.compiler.behaviours import as_before, kept_drafts, train_behaviours
+from atomlora.compiler.drafts import BEHAVIOUR, Draft, assign_user_questions, drafts_from, reuse
+from atomlora.compiler.examples import behaviour_drafts
 from atomlora.compiler.progress import CompileProgress, CompileReport, FailedAtom, Teller
 from atomlora.compiler.session import TrainingSession
 from atomlora.compiler.shape import resolve_targets
@@ -37,25 +39,35 @@ def compile_corpus(
     *,
     base: str = EMBEDDED_BASE,
     questions: Path | None = None,
+    examples: Sequence[Path] | None = None,
+    mount: str = "always",
     device: str = "auto",
     on_progress: Listener | None = None,
 ) -> CompileReport:
     """Compile documents into the store at `store`, as its next version.
 
     Atoms whose text, questions, base and recipe are those of an atom already in the store (committed, or finished
-    by an interrupted run) are kept and not trained again. Nothing of the version before is touched until the last
-    step, the commit. Raises InputError, UsageError, BaseModelError or StoreError; after Ctrl-C the same call
-    resumes.
+    by an interrupted run) are kept and not trained again. `examples` are files of examples, each of which makes a
+    behaviour atom, mounted as `mount` says (`always` or `label:NAME`). Without sources the version's atoms of
+    documents stay as they are, without `examples` its behaviours do; an empty list of examples takes them away.
+    Nothing of the version before is touched until the last step, the commit. Raises InputError, UsageError,
+    BaseModelError or StoreError; after Ctrl-C the same call resumes.
     """
     settings, began, teller = settings or CompileSettings(), time.perf_counter(), Teller(on_progress)
-    passages, skipped = _read(sources, teller)
+    passages, skipped = _read(sources, teller) if sources or examples is None else ([], [])
+    taught = None if examples is None else behaviour_drafts(examples, mount)
     given = load_user_questions(questions) if questions else []
     with Store.writer(Path(store)) as writer:
         loaded = load_base(base, device)
+        current = _current(Path(store)) if writer.head else []
+        if not sources and writer.head:
+            settings = as_before(writer.head, settings, loaded)
         question_writer = writer_for(settings.question_writer, loaded.model, loaded.tokenizer)
         embedder = load_embedder(settings.embedder)
         targets = resolve_targets(loaded.model, settings.adapter)
         recipe = digest_json([settings.recipe(), question_writer.digest, settings.max_questions])
+        if not sources and writer.head:
+            recipe = writer.head.recipe
 
         drafts = drafts_from(passages)
         user = assign_user_questions(drafts, given, str(questions)) if given else {}
@@ -65,10 +77,13 @@ def compile_corpus(
         session = TrainingSession(loaded, targets, settings, recipe, teller)
         trained = session.train({i: d for i, d in enumerate(drafts) if i not in kept}, writer)
 
+        behaviours = train_behaviours(kept_drafts(current) if taught is None else taught, session, writer)
+
         atoms = [kept[i] if i in kept else trained[i] for i in range(len(drafts))]
-        atoms = list({atom.id: atom for atom in atoms}.values())
+        atoms += [] if sources else [atom for atom in current if atom.type != BEHAVIOUR]
+        atoms = list({atom.id: atom for atom in (*atoms, *behaviours.atoms)}.values())
         teller.tell("route", 0, len(atoms))
-        before = _committed(Path(store)) if writer.head else set()
+        before = {atom.id for atom in current}
         keys, calibration = _keys(atoms, embedder, writer, Path(store))
         conflicts = _conflicts(atoms, keys, writer, Path(store))
         ids = {atom.id for atom in atoms}
@@ -103,7 +118,7 @@ def compile_corpus(
         atoms_removed=len(before - ids),
         atoms_failed=len(failed),
         seconds=seconds,
-        atoms_per_second=len(trained) / max(teller.seconds.get("train", 0.0), 1e-9) if trained else 0.0,
+        atoms_per_second=(len(trained) + behaviours.trained) / max(teller.seconds.get("train", 0.0), 1e-9),
         seconds_by_stage=teller.seconds,
         failed=failed,
         conflicts=tuple(conflicts),
@@ -163,7 +178,7 @@ def _keys(
             known = dict(zip(texts, vectors, strict=True))
     fresh = list(dict.fromkeys(text for _, text in keys if text not in known))
     known.update(zip(fresh, embedder.encode(fresh), strict=True) if fresh else ())
-    embeddings = np.stack([known[text] for _, text in keys]).astype(np.float32)
+    embeddings = np.array([known[text] for _, text in keys], np.float32).reshape(len(keys), embedder.dimension)
     positions = np.array([position for position, _ in keys], dtype=np.int32)
     calibration = fit_calibration(
         embedder,
@@ -181,7 +196,7 @@ def _conflicts(
 ) -> list[ConflictRecord]:
     """Which atoms contradict each other; an atom's first key is its bare text."""
     embeddings, positions = keys
-    _, first = np.unique(positions, return_index=True)
+    numbers, first = np.unique(positions, return_index=True)
 
     def seen(ids: frozenset[str]) -> dict[str, int]:
         if writer.head is None:
@@ -189,14 +204,17 @@ def _conflicts(
         with Store.open(path) as current:
             return first_seen(current, ids)
 
-    return find_conflicts(atoms, embeddings[first], seen)
+    return find_conflicts([atoms[position] for position in numbers], embeddings[first], seen)
 
 
-def _committed(store: Path) -> set[str]:
+def _current(store: Path) -> list[Atom]:
     with Store.open(store) as current:
-        return {atom.id for atom in current.atoms()}
+        return list(current.atoms())
 
 
 def _failure(atom: Atom) -> FailedAtom:
     source = atom.provenances[0].source if atom.provenances else ""
+    if atom.type == BEHAVIOUR:  # one line of the file an example
+        failed = next(i for i, q in enumerate(atom.questions) if q.text in atom.record.failed_questions)
+        source = atom.provenances[failed].source
     return FailedAtom(id=atom.id, text=atom.text, source=source, questions=atom.record.failed_questions)

@@ -6,12 +6,13 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from atomlora.atom import Atom, Provenance, atom_identity
+from atomlora.atom import Atom, Mount, Provenance, atom_identity
 from atomlora.corpora import Passage
 from atomlora.errors import InputError
 from atomlora.questions.types import Question
 from atomlora.questions.user import UserQuestion
 
+BEHAVIOUR = "behaviour"  # the type of atoms that are trained from examples
 _WORD = re.compile(r"\w{3,}")
 
 
@@ -27,6 +28,7 @@ class Draft:
     labels: tuple[str, ...]
     provenances: tuple[Provenance, ...]
     questions: tuple[Question, ...] = field(default=())
+    mount: Mount = "routed"
 
     @property
     def key(self) -> tuple[str, str, tuple[str, ...]]:

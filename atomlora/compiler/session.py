@@ -68,15 +68,20 @@ class TrainingSession:
 
     def _trainer(self) -> Trainer:
         base, settings = self.base, self.settings
-        first_late = min(target.layer for target in self.targets)
-        trunk = Trunk(base.model, first_late, common_prefix(base.tokenizer), base.tokenizer.pad_token_id)
-        pool = load_or_train_pool(
-            base, trunk, self.targets, settings, lambda done, total: self.teller.tell("pool", done, total)
-        )
+        trunk = self._trunk()
+        pool = load_or_train_pool(base, trunk, self.targets, settings, self._pool_progress)
         neighbours, bank = neighbours_and_bank(base, trunk, self.targets, pool, settings)
         return Trainer(
             base.model, trunk, self.targets, settings.adapter, settings.train, settings.slots, bank, neighbours
         )
+
+    def _trunk(self) -> Trunk:
+        first_late = min(target.layer for target in self.targets)
+        tokenizer = self.base.tokenizer
+        return Trunk(self.base.model, first_late, common_prefix(tokenizer), tokenizer.pad_token_id)
+
+    def _pool_progress(self, done: int, total: int) -> None:
+        self.teller.tell("pool", done, total)
 
     def _atom(self, trained: TrainedAtom, draft: Draft) -> Atom:
         asked = [wording.question for wording in training_wordings(draft)]
@@ -100,4 +105,5 @@ class TrainingSession:
             weights_digest=weights_digest(trained.record),
             provenances=draft.provenances,
             labels=draft.labels,
+            mount=draft.mount,
         )
