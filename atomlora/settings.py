@@ -76,6 +76,8 @@ class BehaviourSettings(Settings):
     rows_per_step: int = Field(12, ge=1)
     silence_rows: int = Field(8, ge=1)
     silence_weight: float = Field(2.0, ge=0)
+    learning_rate_scale: float = Field(1.0, gt=0)
+    pass_probability: float = Field(0.8, gt=0, lt=1)
 
 
 class CompileSettings(Settings):

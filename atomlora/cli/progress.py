@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import click
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from atomlora.compiler.progress import CompileProgress, CompileReport, FailedAtom
     from atomlora.settings import CompileSettings
 
+T = TypeVar("T")
 STAGES = {
     "read": "reading documents",
     "questions": "writing questions",
@@ -81,6 +82,23 @@ def progress_listener() -> Iterator[Listener]:
             progress.update(task, description=description, completed=heard.done, total=heard.total, facts=facts)
 
         yield listen
+
+
+@contextlib.contextmanager
+def counted(what: str, total: int, keep: Callable[[T], None]) -> Iterator[Callable[[T], None]]:
+    """Hears of things one by one, shows their number on stderr where that is a terminal, and hands them to `keep`."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task(what, total=total)
+
+        def hear(one: T) -> None:
+            progress.update(task, advance=1)
+            keep(one)
+
+        yield hear
 
 
 class PlainProgress:
