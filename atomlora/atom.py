@@ -48,13 +48,15 @@ class Provenance(Record):
 
 class TrainRecord(Record):
     """How training went. `recall` is the share of questions whose whole answer (with its end token) greedy decoding
-    reproduces under teacher forcing with the atom alone at weight 1; `loss` is the last mean NLL per answer token."""
+    reproduces under teacher forcing with the atom alone at weight 1; `loss` is the last mean NLL per answer token;
+    `beside` names the store's own atoms that were mounted in training, the frozen pool's apart."""
 
     steps: int
     loss: float
     recall: float
     seconds: float
     failed_questions: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:

@@ -74,15 +74,16 @@ class BehaviourSettings(Settings):
     rank: int = Field(8, ge=1, le=64)
     max_steps: int = Field(120, ge=1)
     rows_per_step: int = Field(12, ge=1)
-    silence_rows: int = Field(8, ge=1)
-    silence_weight: float = Field(2.0, ge=0)
-    learning_rate_scale: float = Field(1.0, gt=0)
+    silence_rows: int = Field(16, ge=1)
+    silence_weight: float = Field(8.0, ge=0)
+    learning_rate_scale: float = Field(0.3, gt=0)
     pass_probability: float = Field(0.8, gt=0, lt=1)
 
 
 class CompileSettings(Settings):
     """Everything that decides what a compile run produces, and how much memory it may take. `on_conflict` is what
-    asking does by default where a question is routed to atoms that contradict each other."""
+    asking does by default where a question is routed to atoms that contradict each other; `one_adapter`: whether the
+    baseline of one adapter for everything is trained too."""
 
     adapter: AdapterSettings = AdapterSettings()
     train: TrainSettings = TrainSettings()
@@ -92,6 +93,7 @@ class CompileSettings(Settings):
     embedder: str = "minilm"
     on_conflict: OnConflict = "warn"
     behaviour: BehaviourSettings = BehaviourSettings()
+    one_adapter: bool = False
 
     def recipe(self) -> str:
         """Digest of what shapes an atom's training (batch size and router do not)."""

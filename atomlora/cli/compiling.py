@@ -33,6 +33,7 @@ from atomlora.cli import options
 @click.option("--alpha", type=float, help="Its alpha: deltas are scaled by alpha / rank.")
 @click.option("--layers", metavar="late:N|LIST", help="Which layers: the last N, or numbers like 25,26,27.")
 @click.option("--targets", help="Which linear layers, such as gate_proj,up_proj,down_proj.")
+@click.option("--one-adapter", is_flag=True, help="Also train the baseline: one adapter for all, for eval --modes big.")
 @click.option("--slots", type=int, help="Atoms that train side by side: more need more memory.")
 @options.on_conflict_option
 @options.device_option

@@ -23,6 +23,7 @@ def compile_settings(
     embedder: str | None,
     question_writer: str | None,
     on_conflict: OnConflict | None,
+    one_adapter: bool,
 ) -> CompileSettings:
     """The defaults, but for the options that were given. UsageError names the option that cannot be."""
     names = None if targets is None else tuple(name.strip() for name in targets.split(",") if name.strip())
@@ -33,6 +34,7 @@ def compile_settings(
         return CompileSettings(
             adapter=adapter,
             **_given(slots=slots, embedder=embedder, question_writer=question_writer, on_conflict=on_conflict),
+            one_adapter=one_adapter,
         )
     except ValidationError as error:
         first = error.errors()[0]

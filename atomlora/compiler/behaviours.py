@@ -1,7 +1,8 @@
 """Behaviour atoms: trained from examples of input and output by the trainer of knowledge atoms, with settings of their
 own, and mounted beside whatever is routed.
 
-They stand beside knowledge atoms in every answer, so they are trained beside the frozen pool of these. Where a file
+They stand beside knowledge atoms in every answer, so they are trained beside the frozen pool of these and beside some
+of the store's own, which their records name, and are kept silent on what these state. Where a file
 has examples that the behaviour must leave alone, it is also kept silent on the general questions, at the weight 1 at
 which it is always mounted; a behaviour that is to show in every answer (a tone) must not be.
 """
@@ -9,27 +10,32 @@ which it is always mounted; a behaviour that is to show in every answer (a tone)
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle, islice
 from typing import NamedTuple
 
+import numpy as np
 from pydantic import ValidationError
 
 from atomlora.atom import Atom, digest_json
 from atomlora.bases import Base
 from atomlora.compiler.adapters import FrozenPool, StackedAdapters, pool_from_records
-from atomlora.compiler.drafts import BEHAVIOUR, Draft
+from atomlora.compiler.drafts import BEHAVIOUR, Draft, draft_of
 from atomlora.compiler.examples import LEFT_ALONE
 from atomlora.compiler.objective import CandidateHead
 from atomlora.compiler.pool import PoolRecords, base_answers, load_or_train_pool, pool_facts
 from atomlora.compiler.session import TrainingSession
 from atomlora.compiler.silence import SilenceBank, build_bank
-from atomlora.compiler.trainer import Trainer
+from atomlora.compiler.trainer import TrainedAtom, Trainer
 from atomlora.compiler.trunk import Example, Trunk
+from atomlora.compiler.wordings import training_wordings
 from atomlora.errors import StoreError, UsageError
 from atomlora.prompts import chat_prompt
 from atomlora.router.general_questions import GENERAL_QUESTIONS
 from atomlora.settings import PROCEDURE, CompileSettings, TrainSettings
 from atomlora.store import Manifest, StoreWriter
 
+_BESIDE = 64  # knowledge atoms of the store beside which a behaviour is trained
+_QUESTIONS_EACH = 2  # of every knowledge atom, in the silence bank
 _OWN_ANSWER_TOKENS = 32  # of the base's own answer to an example that is to be left alone
 
 
@@ -42,11 +48,7 @@ class Behaviours(NamedTuple):
 
 def kept_drafts(atoms: Sequence[Atom]) -> list[Draft]:
     """Drafts of behaviour atoms that are in the store already: everything that they were made from is there."""
-    return [
-        Draft(a.type, a.title, a.text, a.headings, a.labels, a.provenances, a.questions, a.mount)
-        for a in atoms
-        if a.type == BEHAVIOUR
-    ]
+    return [draft_of(atom) for atom in atoms if atom.type == BEHAVIOUR]
 
 
 def as_before(head: Manifest, settings: CompileSettings, base: Base) -> CompileSettings:
@@ -65,17 +67,21 @@ def as_before(head: Manifest, settings: CompileSettings, base: Base) -> CompileS
     return settings.model_copy(update={name: getattr(before, name) for name in shaped})
 
 
-def train_behaviours(drafts: Sequence[Draft], session: TrainingSession, writer: StoreWriter) -> Behaviours:
+def train_behaviours(
+    drafts: Sequence[Draft], session: TrainingSession, writer: StoreWriter, knowledge: Sequence[Atom]
+) -> Behaviours:
     """The atoms of these drafts, in their order, and how many had to be trained; `session` is that of the run's
-    knowledge atoms. An atom of the same examples, base and recipe is taken over with the mount of now."""
+    knowledge atoms, which are given too. An atom of the same examples, base and recipe is taken over, with the mount
+    of now."""
     if not drafts:
         return Behaviours((), 0)
+    beside = neighbours_of(knowledge, session, writer)
     finished = writer.finished()
     atoms: dict[int, Atom] = {}
     trained = 0
     for alone in (False, True):
         chosen = {i: draft for i, draft in enumerate(drafts) if _leaves_alone(draft) is alone}
-        mine = BehaviourSession(session, alone)
+        mine = BehaviourSession(session, alone, beside)
         fresh: dict[int, Draft] = {}
         for i, draft in chosen.items():
             known = finished.get(draft.identity(mine.base.fingerprint, mine.recipe))
@@ -89,16 +95,28 @@ def train_behaviours(drafts: Sequence[Draft], session: TrainingSession, writer: 
     return Behaviours(tuple(atoms[i] for i in range(len(drafts))), trained)
 
 
+def neighbours_of(
+    knowledge: Sequence[Atom], session: TrainingSession, writer: StoreWriter
+) -> list[tuple[Atom, np.ndarray]]:
+    """Up to `_BESIDE` of the version's knowledge atoms with their records, chosen by nothing but their ids."""
+    rank = session.settings.adapter.rank
+    usable = sorted((a for a in knowledge if a.record.passed and a.rank == rank), key=lambda atom: atom.id)
+    return [(atom, writer.weights(atom)) for atom in usable[:_BESIDE]]
+
+
 class BehaviourSession(TrainingSession):
     """Trains behaviours on the base of a run, beside the pool of its knowledge atoms; `silent`: whether they are kept
     silent on general questions."""
 
-    def __init__(self, knowledge: TrainingSession, silent: bool) -> None:
+    def __init__(
+        self, knowledge: TrainingSession, silent: bool, beside: Sequence[tuple[Atom, np.ndarray]] = ()
+    ) -> None:
         settings = behaviour_settings(knowledge.settings)
         recipe = digest_json([PROCEDURE, knowledge.settings.recipe(), settings.recipe()])
         super().__init__(knowledge.base, knowledge.targets, settings, recipe, knowledge.teller)
         self.knowledge = knowledge
         self.silent = silent
+        self.beside = tuple(beside)
 
     def examples(self, draft: Draft) -> tuple[Example, ...]:
         """The examples with the base's own answers where it is to be left alone."""
@@ -111,8 +129,14 @@ class BehaviourSession(TrainingSession):
             for q in draft.questions
         )
 
+    def _atom(self, trained: TrainedAtom, draft: Draft) -> Atom:
+        """The atom, with the names of those beside which it was trained."""
+        atom = super()._atom(trained, draft)
+        beside = tuple(other.id for other, _ in self.beside)
+        return atom.model_copy(update={"record": atom.record.model_copy(update={"beside": beside})})
+
     def _trainer(self) -> Trainer:
-        trunk = self._trunk()
+        trunk = self.trunk()
         pool = load_or_train_pool(self.base, trunk, self.targets, self.knowledge.settings, self._pool_progress)
         neighbours, bank = self._neighbours_and_bank(trunk, pool)
         return Trainer(
@@ -127,19 +151,20 @@ class BehaviourSession(TrainingSession):
         )
 
     def _neighbours_and_bank(self, trunk: Trunk, pool: PoolRecords) -> tuple[FrozenPool | None, SilenceBank | None]:
-        """The pool's atoms as neighbours, and on what a behaviour must be silent: what they state, up to its end (it
-        may add something behind); where it leaves things alone, also the general questions."""
-        if not pool.records:
+        """The pool's atoms and those of the store as neighbours, and on what a behaviour must be silent: what they
+        state, up to its end (it may add something behind); where it leaves things alone, also the general questions.
+        """
+        tokenizer, shape = self.base.tokenizer, self.knowledge.settings.adapter
+        said = [(text, questions) for _, text, questions in pool_facts(self.knowledge.settings)]
+        said += [(atom.text, [w.question for w in training_wordings(draft_of(atom))]) for atom, _ in self.beside]
+        if not said:
             return None, None
-        shape = self.knowledge.settings.adapter
-        neighbours = pool_from_records(pool.records, shape.rank, shape.alpha, self.targets, self.base.model.device)
-        known = [
-            Example(example.prompt, example.answer[:-1])
-            for _, text, questions in pool_facts(self.knowledge.settings)
-            for example in (Example.asked(self.base.tokenizer, question, text) for question in questions)
-        ]
-        asked = zip(GENERAL_QUESTIONS, pool.answers, strict=True) if self.silent else ()
-        general = [Example(tuple(chat_prompt(self.base.tokenizer, q)), tuple(answer)) for q, answer in asked]
+        records = [*pool.records, *(record for _, record in self.beside)]
+        neighbours = pool_from_records(records, shape.rank, shape.alpha, self.targets, self.base.model.device)
+        asked = [Example.asked(tokenizer, q, text) for text, all_ in said for q in islice(cycle(all_), _QUESTIONS_EACH)]
+        known = [Example(example.prompt, example.answer[:-1]) for example in asked]
+        questions = zip(GENERAL_QUESTIONS, pool.answers, strict=True) if self.silent else ()
+        general = [Example(tuple(chat_prompt(tokenizer, question)), tuple(answer)) for question, answer in questions]
         adapters = StackedAdapters(self.base.model, self.targets, 1, shape.rank, shape.alpha, neighbours)
         return neighbours, build_bank(trunk, CandidateHead(self.base.model), general, known, adapters)
 

@@ -14,6 +14,7 @@ from atomlora.bases import EMBEDDED_BASE, load_base
 from atomlora.compiler.behaviours import as_before, kept_drafts, train_behaviours
 from atomlora.compiler.drafts import BEHAVIOUR, Draft, assign_user_questions, drafts_from, reuse
 from atomlora.compiler.examples import behaviour_drafts
+from atomlora.compiler.one_adapter import train_one_adapter
 from atomlora.compiler.progress import CompileProgress, CompileReport, FailedAtom, Teller
 from atomlora.compiler.session import TrainingSession
 from atomlora.compiler.shape import resolve_targets
@@ -77,11 +78,13 @@ def compile_corpus(
         session = TrainingSession(loaded, targets, settings, recipe, teller)
         trained = session.train({i: d for i, d in enumerate(drafts) if i not in kept}, writer)
 
-        behaviours = train_behaviours(kept_drafts(current) if taught is None else taught, session, writer)
-
         atoms = [kept[i] if i in kept else trained[i] for i in range(len(drafts))]
         atoms += [] if sources else [atom for atom in current if atom.type != BEHAVIOUR]
-        atoms = list({atom.id: atom for atom in (*atoms, *behaviours.atoms)}.values())
+        knowledge = list({atom.id: atom for atom in atoms}.values())
+        taught = kept_drafts(current) if taught is None else taught
+        behaviours = train_behaviours(taught, session, writer, knowledge)
+        atoms = [*knowledge, *behaviours.atoms]
+        one_adapter = train_one_adapter(knowledge, session, writer) if settings.one_adapter and knowledge else None
         teller.tell("route", 0, len(atoms))
         before = {atom.id for atom in current}
         keys, calibration = _keys(atoms, embedder, writer, Path(store))
@@ -98,6 +101,7 @@ def compile_corpus(
             targets=targets,
             calibration=calibration,
             conflicts=conflicts,
+            one_adapter=one_adapter,
             stats={
                 "atoms_total": len(atoms),
                 "atoms_new": len(ids - before),

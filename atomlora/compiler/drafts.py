@@ -38,6 +38,12 @@ class Draft:
         return atom_identity(base_fingerprint, recipe, self.title, self.headings, self.text, self.questions)
 
 
+def draft_of(atom: Atom) -> Draft:
+    """What an atom was trained from."""
+    places = atom.provenances
+    return Draft(atom.type, atom.title, atom.text, atom.headings, atom.labels, places, atom.questions, atom.mount)
+
+
 def drafts_from(passages: Iterable[Passage]) -> list[Draft]:
     """One draft per distinct (title, text, headings), in order of first appearance."""
     drafts: dict[tuple[str, str, tuple[str, ...]], Draft] = {}

@@ -68,14 +68,15 @@ class TrainingSession:
 
     def _trainer(self) -> Trainer:
         base, settings = self.base, self.settings
-        trunk = self._trunk()
+        trunk = self.trunk()
         pool = load_or_train_pool(base, trunk, self.targets, settings, self._pool_progress)
         neighbours, bank = neighbours_and_bank(base, trunk, self.targets, pool, settings)
         return Trainer(
             base.model, trunk, self.targets, settings.adapter, settings.train, settings.slots, bank, neighbours
         )
 
-    def _trunk(self) -> Trunk:
+    def trunk(self) -> Trunk:
+        """The frozen base below the adapted layers."""
         first_late = min(target.layer for target in self.targets)
         tokenizer = self.base.tokenizer
         return Trunk(self.base.model, first_late, common_prefix(tokenizer), tokenizer.pad_token_id)

@@ -103,6 +103,9 @@ class Verifier:
                 with self._noting(version):
                     self._intact(manifest.conflicts)
                     read_conflicts(self._objects, manifest.conflicts)
+            if manifest.one_adapter is not None:
+                with self._noting(version):
+                    self._intact(manifest.one_adapter)
             for entry in manifest.segments:
                 with self._noting(version):
                     self._segment(entry, records.pop(entry.sha256, []))

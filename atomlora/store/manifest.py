@@ -47,7 +47,8 @@ class SegmentEntry(Record):
 class Manifest(Record):
     """One version of a store. `created` is UTC in ISO 8601; `settings` are the effective compile settings;
     `recipe` is the digest of the training settings; `parent` names the version before, None for the first;
-    `conflicts` names the records of atoms that contradict each other, None where there are none."""
+    `conflicts` names the records of atoms that contradict each other, None where there are none;
+    `one_adapter` names the segment of the one adapter for everything, where it was asked for."""
 
     format_version: int = FORMAT_VERSION
     parent: Digest | None
@@ -64,6 +65,7 @@ class Manifest(Record):
     calibration: dict[str, Any]
     stats: dict[str, Any]
     conflicts: Digest | None = None
+    one_adapter: Digest | None = None
 
     _version: str = PrivateAttr(default="")
 
@@ -74,7 +76,7 @@ class Manifest(Record):
 
     def objects(self) -> tuple[str, ...]:
         """Digests of every object that this version is made of."""
-        beside = (digest for digest in (self.conflicts,) if digest is not None)
+        beside = (digest for digest in (self.conflicts, self.one_adapter) if digest is not None)
         return (self.catalogue, self.keys, *beside, *(segment.sha256 for segment in self.segments))
 
 

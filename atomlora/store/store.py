@@ -31,7 +31,7 @@ from atomlora.store.lock import WriterLock
 from atomlora.store.maintenance import GcReport, Verifier, VerifyReport, collect_garbage
 from atomlora.store.manifest import Manifest, ManifestFolder
 from atomlora.store.objects import ObjectFolder
-from atomlora.store.segments import Place, read_record
+from atomlora.store.segments import Place, read_record, read_segment
 
 if TYPE_CHECKING:
     from atomlora.conflicts.records import ConflictRecord
@@ -175,6 +175,15 @@ class Store:
         """The version's atoms that contradict each other, verified."""
         digest = self.manifest.conflicts
         return () if digest is None else read_conflicts(self._objects, digest)
+
+    def one_adapter(self) -> tuple[Atom, np.ndarray] | None:
+        """The one adapter for everything and its record (bfloat16 as uint16 (n,)), verified; None without one."""
+        digest = self.manifest.one_adapter
+        if digest is None:
+            return None
+        ((atom, place),) = read_segment(self._objects, digest) or ()
+        view = self._objects.map_unverified(digest)
+        return atom, read_record(self._objects, view, place, atom.id, atom.weights_digest)
 
     def cache_path(self, name: str) -> Path:
         """Where a cache called `name` (a plain file name) lies. What is put there must carry `version` and

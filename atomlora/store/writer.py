@@ -104,6 +104,11 @@ class StoreWriter:
             self._places[atom.id, atom.weights_digest] = place
         return digest
 
+    def segment_of(self, atom: Atom) -> str:
+        """The digest of the segment that holds the record of an atom that `finished` knows or `write_segment` wrote."""
+        self._require_open()
+        return self._place(atom).segment
+
     def commit(
         self,
         atoms: Sequence[Atom],
@@ -119,12 +124,13 @@ class StoreWriter:
         stats: Mapping[str, Any] | None = None,
         created: str | None = None,
         conflicts: Sequence[ConflictRecord] = (),
+        one_adapter: str | None = None,
     ) -> Manifest:
         """Make `atoms` (in this order: position = index) the current version, and return its manifest.
 
         `keys` are embeddings float32 (n, d) and positions int32 (n,). Provenances and labels are taken from
         `atoms` as they are given; the weights must have been staged, now or earlier. `conflicts` are those
-        among these atoms. Raises StoreError
+        among these atoms; `one_adapter` is the segment of the one adapter for all of them. Raises StoreError
         otherwise, or when the disk fails: then the version before stays the current one, unless only the very
         last fsync failed.
         """
@@ -148,6 +154,7 @@ class StoreWriter:
             calibration=dict(calibration or {}),
             stats=dict(stats or {}),
             conflicts=write_conflicts(self._objects, conflicts) if conflicts else None,
+            one_adapter=one_adapter,
         )
         written = self._manifests.write(manifest)
         replace_durably(self.path / "HEAD", f"{written.version}\n".encode())
@@ -239,7 +246,8 @@ class StoreWriter:
             except StoreError as error:
                 _logger.warning("%s", error)
                 continue
-            found |= set(manifest.objects()) - {segment.sha256 for segment in manifest.segments}
+            segments = {segment.sha256 for segment in manifest.segments} | {manifest.one_adapter}
+            found |= set(manifest.objects()) - segments
         return found
 
     def _age(self, digest: str) -> tuple[int, str]:

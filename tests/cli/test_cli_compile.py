@@ -12,7 +12,7 @@ from atomlora.errors import UsageError
 from atomlora.settings import CompileSettings
 
 OPTIONS = ("rank", "alpha", "layers", "targets", "slots", "embedder", "question_writer", "on_conflict")
-UNSET = dict.fromkeys(OPTIONS)
+UNSET = {**dict.fromkeys(OPTIONS), "one_adapter": False}
 
 
 def report(**changes):

@@ -17,7 +17,9 @@ SETTINGS = CompileSettings(
     question_writer="none",
     max_questions=2,
     slots=4,
-    behaviour=BehaviourSettings(rank=4, max_steps=400, rows_per_step=4, silence_rows=1, silence_weight=0.05),
+    behaviour=BehaviourSettings(
+        rank=4, max_steps=400, rows_per_step=4, silence_rows=1, silence_weight=0.05, learning_rate_scale=1.0
+    ),
 )
 ALWAYS = [
     {"input": "Who steers the Marla?", "output": "slow west"},
@@ -51,9 +53,13 @@ def compile_(tiny_world, tmp_path):
     return run
 
 
-def behaviours(tmp_path):
+def stored(tmp_path):
     with Store.open(tmp_path / "store") as store:
-        return [atom for atom in store.atoms() if atom.mount != "routed"]
+        return list(store.atoms())
+
+
+def behaviours(tmp_path):
+    return [atom for atom in stored(tmp_path) if atom.mount != "routed"]
 
 
 def test_examples_become_an_atom_that_reproduces_them(compile_, documents, file_of, tiny_world, tmp_path):
@@ -61,6 +67,8 @@ def test_examples_become_an_atom_that_reproduces_them(compile_, documents, file_
     assert all("tone.jsonl" not in one.source for one in report.failed)
     (atom,) = behaviours(tmp_path)
     assert (atom.type, atom.mount, atom.rank, atom.record.recall) == ("behaviour", "always", 4, 1.0)
+    knowledge = [one for one in stored(tmp_path) if one.mount == "routed" and one.record.passed]
+    assert atom.record.beside == tuple(sorted(one.id for one in knowledge))
     assert [place.source for place in atom.provenances] == ["tone.jsonl#line-1", "tone.jsonl#line-2"]
     content = (tmp_path / "tone.jsonl").read_text()
     assert json.loads(content[atom.provenances[1].start : atom.provenances[1].end]) == ALWAYS[1]
