@@ -185,7 +185,7 @@ def _warm_up(model: AtomLoRA, one: GoldenQuestion, mode: EvalMode, top_k: int) -
     if mode == "extract":
         model.route(one.question, top_k)
     else:
-        model.ask(one.question, "none" if mode in ("full", "big") else mode, top_k, max_new_tokens=2)
+        model.ask(one.question, "none" if mode == "full" or mode == "big" else mode, top_k, max_new_tokens=2)
 
 
 def _ask(

@@ -58,9 +58,10 @@ def run_regression(
     if limit is not None and limit < len(cases):
         cases = [cases[number * len(cases) // limit] for number in range(limit)]
     seen: list[Compared] = []
-    how = {"top_k": top_k, "max_new_tokens": max_new_tokens, "labels": labels}
     with counted("comparing", len(cases), seen.append) as hear:
-        report = regression(model, cases, limits, **how, on_case=hear)
+        report = regression(
+            model, cases, limits, top_k=top_k, max_new_tokens=max_new_tokens, labels=labels, on_case=hear
+        )
     if predictions is not None:
         predictions.write_text("".join(one.model_dump_json() + "\n" for one in seen), encoding="utf-8")
     show_regression(report, seen, as_json)

@@ -156,7 +156,7 @@ class BehaviourSession(TrainingSession):
         """
         tokenizer, shape = self.base.tokenizer, self.knowledge.settings.adapter
         said = [(text, questions) for _, text, questions in pool_facts(self.knowledge.settings)]
-        said += [(atom.text, [w.question for w in training_wordings(draft_of(atom))]) for atom, _ in self.beside]
+        said += [(a.text, tuple(w.question for w in training_wordings(draft_of(a)))) for a, _ in self.beside]
         if not said:
             return None, None
         records = [*pool.records, *(record for _, record in self.beside)]

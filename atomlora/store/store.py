@@ -181,7 +181,10 @@ class Store:
         digest = self.manifest.one_adapter
         if digest is None:
             return None
-        ((atom, place),) = read_segment(self._objects, digest) or ()
+        held = read_segment(self._objects, digest)
+        if held is None or len(held) != 1:
+            raise DamagedFileError(self._objects.path(digest), "holds no one adapter")
+        atom, place = held[0]
         view = self._objects.map_unverified(digest)
         return atom, read_record(self._objects, view, place, atom.id, atom.weights_digest)
 
