@@ -10,8 +10,11 @@ from atomlora.cli.asking import ask, route
 from atomlora.cli.compiling import compile_command
 from atomlora.cli.evaluating import eval_command
 from atomlora.cli.group import Commands
-from atomlora.cli.inspecting import log, show, verify
+from atomlora.cli.inspecting import gc, show, verify
+from atomlora.cli.remotes import pull, push
 from atomlora.cli.samples import sample
+from atomlora.cli.status import status
+from atomlora.cli.versions import checkout, diff, log, tag
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -20,5 +23,8 @@ def main() -> None:
     """Documents become knowledge atoms, atoms become micro-LoRAs, a router stacks the right ones."""
 
 
-for command in (sample, compile_command, ask, route, eval_command, show, log, verify):
+for command in (
+    sample, compile_command, ask, route, eval_command, status, show, log, diff, checkout, tag, verify, gc,
+    push, pull,
+):  # fmt: skip
     main.add_command(command)

@@ -36,10 +36,20 @@ MODES = "none,text,full,atoms,both,extract"
 @click.option("--min-still-refused", type=SHARE, help="… of the base's refusals that stay refusals.  [default: 1]")
 @click.option("--max-kl", type=click.FloatRange(min=0), help="Of --regression: most nats of KL per token.")
 @click.option("--predictions", type=click.Path(path_type=Path), help="Write every answer to this jsonl file.")
+@click.option("--record", is_flag=True, help="Keep the scores with the version; atomlora log shows how they moved.")
+@options.at_option
 @options.model_options
 @options.json_option
 def eval_command(
-    store: Path, golden: Path, as_json: bool, base: str | None, device: str, regression: bool, **how: Any
+    store: Path | str,
+    golden: Path,
+    as_json: bool,
+    base: str | None,
+    device: str,
+    regression: bool,
+    record: bool,
+    version: str | None,
+    **how: Any,
 ) -> None:
     """Score answers to a file of questions, or with --regression what became of the base's own.
 
@@ -49,12 +59,16 @@ def eval_command(
     is missed.
     """
     from atomlora.cli.regressions import check_options, run_regression
-    from atomlora.cli.scores import run_evaluation, show_scores
+    from atomlora.cli.scores import record_scores, require_recordable, run_evaluation, show_scores
 
-    limits = check_options(regression, how)
-    with options.open_model(store, base, device) as model:
+    limits = check_options(regression, record, how)
+    with options.open_model(store, base, device, version=version) as model:
         if limits is not None:
             run_regression(model, golden, limits, as_json, **how)
             return
+        if record:
+            require_recordable(model.store)
         report = run_evaluation(model, golden, **how)
-    show_scores(report, as_json)
+        show_scores(report, as_json)
+        if record:
+            record_scores(model.store, golden, report, how)

@@ -20,7 +20,7 @@ LIMITS = ("min_unchanged", "min_still_right", "min_still_refused", "max_kl")
 SHOWN = 5  # prompts that were lost
 
 
-def check_options(regression: bool, how: dict[str, Any]) -> Limits | None:
+def check_options(regression: bool, record: bool, how: dict[str, Any]) -> Limits | None:
     """Takes the options of --regression out of `how` and gives its limits; None for an ordinary evaluation, of which
     `how` then holds the options. UsageError for options of the one that are given to the other."""
     given = {name: value for name in LIMITS if (value := how.pop(name)) is not None}
@@ -30,8 +30,8 @@ def check_options(regression: bool, how: dict[str, Any]) -> Limits | None:
             raise UsageError(f"--{name} is of no use without --regression")
         how.pop("labels")
         return None
-    if how["documents"] is not None:
-        raise UsageError("--documents is of no use with --regression")
+    if record or how["documents"] is not None:
+        raise UsageError(f"--{'record' if record else 'documents'} is of no use with --regression")
     from atomlora.regression import Limits
 
     for name in ("modes", "documents", "batch_size"):

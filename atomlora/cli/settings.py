@@ -24,6 +24,7 @@ def compile_settings(
     question_writer: str | None,
     on_conflict: OnConflict | None,
     one_adapter: bool,
+    storage: str | None,
 ) -> CompileSettings:
     """The defaults, but for the options that were given. UsageError names the option that cannot be."""
     names = None if targets is None else tuple(name.strip() for name in targets.split(",") if name.strip())
@@ -33,7 +34,8 @@ def compile_settings(
         adapter = AdapterSettings(**_given(rank=rank, alpha=alpha, layers=layers, targets=names))
         return CompileSettings(
             adapter=adapter,
-            **_given(slots=slots, embedder=embedder, question_writer=question_writer, on_conflict=on_conflict),
+            **_given(slots=slots, embedder=embedder, question_writer=question_writer),
+            **_given(on_conflict=on_conflict, storage=storage),
             one_adapter=one_adapter,
         )
     except ValidationError as error:

@@ -33,6 +33,7 @@ from atomlora.prompts import chat_prompt
 from atomlora.router.general_questions import GENERAL_QUESTIONS
 from atomlora.settings import PROCEDURE, CompileSettings, TrainSettings
 from atomlora.store import Manifest, StoreWriter
+from atomlora.store.records import unpack
 
 _BESIDE = 64  # knowledge atoms of the store beside which a behaviour is trained
 _QUESTIONS_EACH = 2  # of every knowledge atom, in the silence bank
@@ -101,7 +102,7 @@ def neighbours_of(
     """Up to `_BESIDE` of the version's knowledge atoms with their records, chosen by nothing but their ids."""
     rank = session.settings.adapter.rank
     usable = sorted((a for a in knowledge if a.record.passed and a.rank == rank), key=lambda atom: atom.id)
-    return [(atom, writer.weights(atom)) for atom in usable[:_BESIDE]]
+    return [(atom, unpack(writer.weights(atom), rank, session.targets)) for atom in usable[:_BESIDE]]
 
 
 class BehaviourSession(TrainingSession):
@@ -129,15 +130,15 @@ class BehaviourSession(TrainingSession):
             for q in draft.questions
         )
 
-    def _atom(self, trained: TrainedAtom, draft: Draft) -> Atom:
+    def _atom(self, trained: TrainedAtom, draft: Draft, digest: str) -> Atom:
         """The atom, with the names of those beside which it was trained."""
-        atom = super()._atom(trained, draft)
+        atom = super()._atom(trained, draft, digest)
         beside = tuple(other.id for other, _ in self.beside)
         return atom.model_copy(update={"record": atom.record.model_copy(update={"beside": beside})})
 
     def _trainer(self) -> Trainer:
         trunk = self.trunk()
-        pool = load_or_train_pool(self.base, trunk, self.targets, self.knowledge.settings, self._pool_progress)
+        pool = load_or_train_pool(self.base, trunk, self.targets, self.knowledge.settings, self.pool_progress)
         neighbours, bank = self._neighbours_and_bank(trunk, pool)
         return Trainer(
             self.base.model,
@@ -148,6 +149,7 @@ class BehaviourSession(TrainingSession):
             1,  # one after the other: an atom has as many rows as its file has lines
             bank,
             neighbours,
+            pool.whitening,
         )
 
     def _neighbours_and_bank(self, trunk: Trunk, pool: PoolRecords) -> tuple[FrozenPool | None, SilenceBank | None]:
@@ -155,6 +157,7 @@ class BehaviourSession(TrainingSession):
         state, up to its end (it may add something behind); where it leaves things alone, also the general questions.
         """
         tokenizer, shape = self.base.tokenizer, self.knowledge.settings.adapter
+        tokens = self.knowledge.settings.train.silence_tokens
         said = [(text, questions) for _, text, questions in pool_facts(self.knowledge.settings)]
         said += [(a.text, tuple(w.question for w in training_wordings(draft_of(a)))) for a, _ in self.beside]
         if not said:
@@ -164,7 +167,9 @@ class BehaviourSession(TrainingSession):
         asked = [Example.asked(tokenizer, q, text) for text, all_ in said for q in islice(cycle(all_), _QUESTIONS_EACH)]
         known = [Example(example.prompt, example.answer[:-1]) for example in asked]
         questions = zip(GENERAL_QUESTIONS, pool.answers, strict=True) if self.silent else ()
-        general = [Example(tuple(chat_prompt(tokenizer, question)), tuple(answer)) for question, answer in questions]
+        general = [
+            Example(tuple(chat_prompt(tokenizer, question)), tuple(answer[:tokens])) for question, answer in questions
+        ]
         adapters = StackedAdapters(self.base.model, self.targets, 1, shape.rank, shape.alpha, neighbours)
         return neighbours, build_bank(trunk, CandidateHead(self.base.model), general, known, adapters)
 

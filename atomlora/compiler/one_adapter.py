@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 from atomlora.atom import Atom, TrainRecord, digest_json
 from atomlora.compiler.drafts import draft_of
+from atomlora.compiler.pool import load_or_train_pool
 from atomlora.compiler.session import TrainingSession
 from atomlora.compiler.trainer import AtomJob, Trainer
 from atomlora.compiler.wordings import training_wordings
@@ -50,7 +51,9 @@ def train_one_adapter(atoms: Sequence[Atom], session: TrainingSession, writer: S
     )
     adapter = settings.adapter.model_copy(update={"rank": rank})
     session.teller.tell("train", 0, 1, message=f"one adapter of rank {rank} for {len(atoms)} atoms: one long job")
-    trainer = Trainer(session.base.model, session.trunk(), session.targets, adapter, train, 1)
+    trunk = session.trunk()
+    pool = load_or_train_pool(session.base, trunk, session.targets, settings, session.pool_progress)
+    trainer = Trainer(session.base.model, trunk, session.targets, adapter, train, 1, whitening=pool.whitening)
     (trained,) = trainer.run([AtomJob(identity, examples)])
     record = TrainRecord(
         steps=trained.steps,

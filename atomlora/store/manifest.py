@@ -20,8 +20,9 @@ from atomlora.store.files import (
     write_addressed,
 )
 
-FORMAT_VERSION = 1
-"""The newest store format that this code reads, and the one that it writes."""
+FORMAT_VERSION = 2
+"""The newest store format that this code reads, and the one that it writes. Format 1 knew no int8 records, no
+tombstones and no tags; its versions stay as they are and readable."""
 
 MANIFEST_LIMIT = 64 * 1024 * 1024
 
@@ -47,8 +48,9 @@ class SegmentEntry(Record):
 class Manifest(Record):
     """One version of a store. `created` is UTC in ISO 8601; `settings` are the effective compile settings;
     `recipe` is the digest of the training settings; `parent` names the version before, None for the first;
-    `conflicts` names the records of atoms that contradict each other, None where there are none;
-    `one_adapter` names the segment of the one adapter for everything, where it was asked for."""
+    `tombstones` tells which of its atoms are gone, None where none are; `conflicts` names the records of atoms that
+    contradict each other, None where there are none; `one_adapter` names the segment of the one adapter for everything,
+    where it was asked for."""
 
     format_version: int = FORMAT_VERSION
     parent: Digest | None
@@ -66,6 +68,7 @@ class Manifest(Record):
     stats: dict[str, Any]
     conflicts: Digest | None = None
     one_adapter: Digest | None = None
+    tombstones: Digest | None = None
 
     _version: str = PrivateAttr(default="")
 
@@ -76,8 +79,9 @@ class Manifest(Record):
 
     def objects(self) -> tuple[str, ...]:
         """Digests of every object that this version is made of."""
-        beside = (digest for digest in (self.conflicts, self.one_adapter) if digest is not None)
-        return (self.catalogue, self.keys, *beside, *(segment.sha256 for segment in self.segments))
+        beside = (self.tombstones, self.conflicts, self.one_adapter)
+        lists = (self.catalogue, self.keys, *(digest for digest in beside if digest is not None))
+        return (*lists, *(segment.sha256 for segment in self.segments))
 
 
 def canonical_json(value: Any, what: str) -> bytes:

@@ -11,7 +11,7 @@ from atomlora.corpora import SkippedFile
 from atomlora.errors import UsageError
 from atomlora.settings import CompileSettings
 
-OPTIONS = ("rank", "alpha", "layers", "targets", "slots", "embedder", "question_writer", "on_conflict")
+OPTIONS = ("rank", "alpha", "layers", "targets", "slots", "embedder", "question_writer", "on_conflict", "storage")
 UNSET = {**dict.fromkeys(OPTIONS), "one_adapter": False}
 
 
