@@ -53,19 +53,22 @@ def kept_drafts(atoms: Sequence[Atom]) -> list[Draft]:
 
 
 def as_before(head: Manifest, settings: CompileSettings, base: Base) -> CompileSettings:
-    """The settings with what shapes knowledge atoms as the version `head` has it, whose atoms are to stay. Raises
-    UsageError when they are of another base, StoreError when their settings are not of this atomlora."""
+    """The settings with what shapes knowledge atoms as the version `head` has it, whose atoms are to stay, and with its
+    choices that were not made anew. Raises UsageError when they are of another base, StoreError when their settings
+    are not of this atomlora."""
     if head.base.fingerprint != base.fingerprint:
         raise UsageError(
             f"the store's atoms are for base {head.base.name!r}; give --base {head.base.name}, or give SRC to compile "
             f"the documents for {base.name!r}"
         )
-    shaped = ("adapter", "train", "question_writer", "max_questions", "embedder")
+    shaped = ["adapter", "train", "question_writer", "max_questions", "embedder"]
+    chosen = [name for name in ("on_conflict", "storage") if name not in settings.model_fields_set]
+    known = {name: head.settings[name] for name in (*shaped, *chosen) if name in head.settings}
     try:
-        before = CompileSettings.model_validate({name: head.settings[name] for name in shaped})
-    except (ValidationError, KeyError) as error:
+        before = CompileSettings.model_validate(known)
+    except ValidationError as error:
         raise StoreError("the store was compiled by another version of atomlora; give SRC too") from error
-    return settings.model_copy(update={name: getattr(before, name) for name in shaped})
+    return settings.model_copy(update={name: getattr(before, name) for name in known})
 
 
 def train_behaviours(

@@ -81,8 +81,10 @@ def test_examples_become_an_atom_that_reproduces_them(compile_, documents, file_
 
 
 def test_documents_and_behaviours_stay_where_the_other_is_compiled(compile_, documents, file_of, tmp_path):
-    first = compile_([documents])
+    first = compile_([documents], SETTINGS.model_copy(update={"on_conflict": "newest"}))
     both = compile_([], examples=[file_of("tone.jsonl", ALWAYS)])
+    with Store.open(tmp_path / "store") as store:
+        assert store.manifest.settings["on_conflict"] == "newest"
     assert (both.atoms_total, both.atoms_new, both.atoms_kept) == (first.atoms_total + 1, 1, first.atoms_total)
     again = compile_([documents])
     assert (again.atoms_total, again.atoms_new) == (both.atoms_total, 0)
