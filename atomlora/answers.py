@@ -40,20 +40,25 @@ class Dropped(AnswerPart):
 
 
 class Conflict(AnswerPart):
-    """Two routed atoms that disturb each other, and what shows it."""
+    """Two routed atoms that disturb or contradict each other, what shows it, and where they stand; `newer` is the id
+    of the newer one, where they contradict each other and that is known."""
 
     a: str
     b: str
     reason: str
+    source_a: str | None = None
+    source_b: str | None = None
+    newer: str | None = None
 
 
 class Answer(AnswerPart):
     """The answer to one question.
 
-    `abstained`: the router found nothing that covers the question, so the bare base answered. `confidence`:
-    the router's probability that the store covers it (0 in mode none, which does not route). `latency_ms`:
-    from the call to the end of the batch that held the question's last statement. `prompt_tokens`: without
-    padding. `text`: in mode atoms one statement a line, one for each atom that says something new.
+    `abstained`: the router found nothing that covers the question, so the base answered without knowledge.
+    `confidence`: the router's probability that the store covers it (0 in mode none, which does not route).
+    `latency_ms`: from the call to the end of the batch that held the question's last statement. `prompt_tokens`:
+    without padding. `atoms` were routed, `behaviours` stood beside them in every statement. `text`: in mode atoms one
+    statement a line, one for each atom that says something new.
     """
 
     question: str
@@ -62,6 +67,7 @@ class Answer(AnswerPart):
     confidence: float
     mode: Mode
     atoms: tuple[AnswerAtom, ...] = ()
+    behaviours: tuple[AnswerAtom, ...] = ()
     dropped: tuple[Dropped, ...] = ()
     conflicts: tuple[Conflict, ...] = ()
     latency_ms: float

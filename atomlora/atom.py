@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from atomlora.corpora.dates import DateOrigin
 from atomlora.questions.types import Question
+
+Mount = Literal["routed", "always", "label"]
+"""When an atom is mounted: when the router finds it (knowledge), always, or when a label of its own is asked for."""
 
 
 class Record(BaseModel):
@@ -30,24 +34,29 @@ def digest_json(value: Any) -> str:
 
 class Provenance(Record):
     """Where an atom's text stands: `source` is a POSIX path relative to the compiled root (`FILE#id` for jsonl);
-    `start`/`end` are character offsets into the extracted text; `page` counts from 1 (PDF only)."""
+    `start`/`end` are character offsets into the extracted text; `page` counts from 1 (PDF only). `date` (ISO 8601, in
+    whatever precision) is the document's, known by `date_origin` (see `atomlora.corpora.dates`)."""
 
     source: str
     start: int
     end: int
     source_sha256: str
     page: int | None = None
+    date: str | None = None
+    date_origin: DateOrigin | None = None
 
 
 class TrainRecord(Record):
     """How training went. `recall` is the share of questions whose whole answer (with its end token) greedy decoding
-    reproduces under teacher forcing with the atom alone at weight 1; `loss` is the last mean NLL per answer token."""
+    reproduces under teacher forcing with the atom alone at weight 1; `loss` is the last mean NLL per answer token;
+    `beside` names the store's own atoms that were mounted in training, the frozen pool's apart."""
 
     steps: int
     loss: float
     recall: float
     seconds: float
     failed_questions: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -64,7 +73,7 @@ class Target(Record):
 
 
 class Atom(Record):
-    """The immutable part of an atom and, beside it, what may change without retraining (provenances, labels)."""
+    """The immutable part of an atom and, beside it, what may change without retraining (provenances, labels, mount)."""
 
     id: str
     type: str
@@ -78,6 +87,7 @@ class Atom(Record):
     weights_digest: str
     provenances: tuple[Provenance, ...] = ()
     labels: tuple[str, ...] = ()
+    mount: Mount = "routed"
 
     @property
     def scaling(self) -> float:

@@ -25,11 +25,13 @@ if TYPE_CHECKING:
 
 
 class Selection(BaseModel):
-    """What of a route takes part (`atoms`, best first), and what does not."""
+    """What of a route takes part (`atoms`, best first), and what does not; `beside` are the behaviour atoms that stand
+    beside it in every statement."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     atoms: tuple[RoutedAtom, ...] = ()
+    beside: tuple[RoutedAtom, ...] = ()
     dropped: tuple[Dropped, ...] = ()
     conflicts: tuple[Conflict, ...] = ()
 
@@ -38,6 +40,14 @@ class Selection(BaseModel):
         gone = [Dropped(id=atom.id, reason=reasons[atom.id]) for atom in self.atoms if atom.id in reasons]
         kept = tuple(atom for atom in self.atoms if atom.id not in reasons)
         return self.model_copy(update={"atoms": kept, "dropped": (*self.dropped, *gone)})
+
+    def whole(self) -> Selection:
+        """What is mounted where everything is mounted at once."""
+        return Selection(atoms=(*self.atoms, *self.beside))
+
+    def bare(self) -> Selection:
+        """The behaviours alone, without knowledge."""
+        return Selection(atoms=self.beside)
 
 
 Policy = Callable[[Selection], Selection]
@@ -81,9 +91,10 @@ class Composer:
         self._in_use: Counter[str] = Counter()
         self._released = threading.Condition()
 
-    def select(self, route: Route) -> Selection:
-        """The atoms of a route that take part, after every policy. Atoms that training taught nothing stay
-        out."""
+    def select(self, route: Route, labels: Sequence[str] = ()) -> Selection:
+        """The atoms of a route that take part, after every policy, and the behaviours that are mounted always or by
+        one of these labels. Atoms that training taught nothing stay out. UsageError for a label that no behaviour
+        has."""
         selection = Selection(atoms=route.atoms)
         reasons: dict[str, str] = {}
         for routed in route.atoms:
@@ -94,10 +105,23 @@ class Composer:
                 reasons[routed.id] = "training taught it none of its questions"
             elif routed.weight <= 0:
                 reasons[routed.id] = "its weight is 0"
-        selection = selection.without(reasons)
+        selection = self._with_behaviours(selection.without(reasons), labels)
         for policy in self.policies:
             selection = policy(selection)
         return selection
+
+    def _with_behaviours(self, selection: Selection, labels: Sequence[str]) -> Selection:
+        behaviours = [atom for atom in self.atoms.values() if atom.mount != "routed"]
+        known = {label for atom in behaviours if atom.mount == "label" for label in atom.labels}
+        if unknown := [label for label in labels if label not in known]:
+            names = f"has those of {', '.join(sorted(known))}" if known else "has no behaviour by label"
+            raise UsageError(f"--label {unknown[0]}: no behaviour atom has it; the store {names}")
+        wanted = [atom for atom in behaviours if atom.mount == "always" or set(atom.labels) & set(labels)]
+        beside = tuple(RoutedAtom(id=a.id, weight=1.0, score=1.0) for a in wanted if a.record.recall > 0)
+        untaught = tuple(
+            Dropped(id=a.id, reason="training taught it none of its examples") for a in wanted if a.record.recall <= 0
+        )
+        return selection.model_copy(update={"beside": beside, "dropped": (*selection.dropped, *untaught)})
 
     @contextmanager
     def mounted(self, selections: Sequence[Selection], answer_start: Sequence[int]) -> Iterator[Composition | None]:

@@ -28,6 +28,14 @@ class StoreError(AtomLoraError):
     """A store that cannot be opened, locked or written."""
 
 
+class ConflictError(AtomLoraError):
+    """A question was routed to atoms that contradict each other, and the caller wants that to be an error."""
+
+
+class RegressionError(AtomLoraError):
+    """A composed model that falls short of the bare base by more than the limits allow."""
+
+
 class CorruptStoreError(StoreError):
     """Bytes on disk that do not have the digest they must have."""
 

@@ -1,8 +1,9 @@
 """`evaluate`: a file of questions with known answers, asked in several ways side by side.
 
 Besides the modes of `AtomLoRA.ask`: `full` puts the golden source document into the prompt (what an oracle
-retriever with a long context would reach), and `extract` prints the text of the likeliest atom word for word,
-without a model (what routing alone is worth).
+retriever with a long context would reach), `big` mounts the one adapter of everything, which the store must have been
+compiled with, and `extract` prints the text of the likeliest atom word for word, without a model (what routing alone
+is worth).
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from atomlora import metrics
 from atomlora.errors import InputError, UsageError
 from atomlora.full_context import REBUILT, Documents, Reply, ask_documents, rebuilder
 from atomlora.golden import GoldenQuestion
+from atomlora.one_adapter import ask_one_adapter, require_one_adapter
 
 if TYPE_CHECKING:
     from atomlora.model import AtomLoRA
 
-EvalMode = Literal["none", "text", "full", "atoms", "both", "extract"]
+EvalMode = Literal["none", "text", "full", "big", "atoms", "both", "extract"]
 EVAL_MODES: tuple[EvalMode, ...] = get_args(EvalMode)
+DEFAULT_MODES: tuple[EvalMode, ...] = ("none", "text", "full", "atoms", "both", "extract")
 
 
 class Result(BaseModel):
@@ -100,7 +103,7 @@ def parse_modes(names: str) -> tuple[EvalMode, ...]:
 def evaluate(
     model: AtomLoRA,
     golden: Sequence[GoldenQuestion],
-    modes: Sequence[EvalMode] = EVAL_MODES,
+    modes: Sequence[EvalMode] = DEFAULT_MODES,
     *,
     top_k: int = 4,
     max_new_tokens: int = 96,
@@ -118,6 +121,8 @@ def evaluate(
     if not golden:
         raise InputError("there is no question to evaluate")
     lookup: Documents = documents.get if documents is not None else rebuilder(model.store)
+    if "big" in modes:
+        require_one_adapter(model.store)
     scores: dict[str, ModeScores] = {}
     warnings: list[str] = []
     for mode in modes:
@@ -180,7 +185,7 @@ def _warm_up(model: AtomLoRA, one: GoldenQuestion, mode: EvalMode, top_k: int) -
     if mode == "extract":
         model.route(one.question, top_k)
     else:
-        model.ask(one.question, "none" if mode == "full" else mode, top_k, max_new_tokens=2)
+        model.ask(one.question, "none" if mode == "full" or mode == "big" else mode, top_k, max_new_tokens=2)
 
 
 def _ask(
@@ -199,6 +204,8 @@ def _ask(
         for route in routes:
             text = model.atoms[route.atoms[0].id].text if route.atoms else ""
             yield Reply(text, route.abstained, 0, latency_ms)
+    elif mode == "big":
+        yield from ask_one_adapter(model, questions, max_new_tokens)
     elif mode == "full":
         contexts = [_context(one, lookup) or "" for one in batch]
         yield from ask_documents(model.base, questions, contexts, max_new_tokens)

@@ -45,7 +45,7 @@ def read_questions(path: Path, data: bytes | None = None) -> Iterator[str]:
     """The `question` of every line of a jsonl file (or of `data`, called `path` in messages), whatever else
     the line holds. Raises InputError naming file and line."""
     for place, record in read_jsonl(path, data):
-        yield _text(record, "question", place)
+        yield text_field(record, "question", place)
 
 
 def read_jsonl(path: Path, data: bytes | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -77,27 +77,29 @@ def _question(record: dict[str, Any], place: str) -> GoldenQuestion:
     if len(forms) != 1:
         raise InputError(f"{place}: has {' and '.join(forms) or 'no answer'}; give exactly one of {', '.join(_FORMS)}")
     form = forms[0]
-    golden = (_text(record, form, place),) if form == "answer" else _texts(record, form, place)
+    golden = (text_field(record, form, place),) if form == "answer" else texts_field(record, form, place)
     if "sources" in record:
-        sources = _texts(record, "sources", place)
+        sources = texts_field(record, "sources", place)
     else:
-        sources = (_text(record, "source", place),) if "source" in record else ()
+        sources = (text_field(record, "source", place),) if "source" in record else ()
     return GoldenQuestion(
-        question=_text(record, "question", place),
+        question=text_field(record, "question", place),
         golden=golden,
         rule="all" if form == "answers_all" else "any",
         sources=sources,
     )
 
 
-def _text(record: dict[str, Any], key: str, place: str) -> str:
+def text_field(record: dict[str, Any], key: str, place: str) -> str:
+    """The stripped text of a field; InputError naming `place` when it is none, or empty."""
     value = record.get(key)
     if not isinstance(value, str) or not value.strip():
         raise InputError(f"{place}: {key!r} must be text that is not empty; {_EXAMPLE}")
     return value.strip()
 
 
-def _texts(record: dict[str, Any], key: str, place: str) -> tuple[str, ...]:
+def texts_field(record: dict[str, Any], key: str, place: str) -> tuple[str, ...]:
+    """The stripped texts of a field; InputError naming `place` when it is no list of texts."""
     values = record.get(key)
     if not isinstance(values, list) or not values or not all(isinstance(v, str) and v.strip() for v in values):
         raise InputError(f"{place}: {key!r} must be a list of texts that are not empty")

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from atomlora.answers import Answer, AnswerAtom, Mode, check_request
-from atomlora.errors import BaseModelError
+from atomlora.conflicts.records import OnConflict, checked_choice
+from atomlora.opening import base_for, policies_for
 from atomlora.prompts import chat_prompt
 from atomlora.store import Store
 from atomlora.turns import adds, joined, turns
@@ -42,9 +43,10 @@ class AtomLoRA:
     needed.
 
     Modes of asking: `atoms` mounts the routed atoms, each of which leads one statement of the answer (see
-    `atomlora.turns`), and puts no text in the prompt; `text` puts their texts in the prompt and mounts
-    nothing; `both` does both, in one statement; `none` asks the bare base. A question that the router
-    finds outside of the store is answered by the bare base in every mode (`abstained`).
+    `atomlora.turns`), and puts no text in the prompt; `text` puts their texts in the prompt and mounts none of them;
+    `both` does both, in one statement; `none` asks the bare base. Behaviour atoms stand beside every statement in all
+    modes but none. A question that the router finds outside of the store is answered by the base without knowledge in
+    every mode (`abstained`).
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class AtomLoRA:
         router: RouterSettings | None = None,
         embedder: Embedder | None = None,
         policies: Sequence[Policy] = (),
+        on_conflict: OnConflict | None = None,
         capacity: int = 64,
     ) -> None:
         """Use `AtomLoRA.open`."""
@@ -65,6 +68,7 @@ class AtomLoRA:
         self._device, self._dtype = device, dtype
         self._router_settings, self._embedder = router, embedder
         self._policies, self._capacity = policies, capacity
+        self._on_conflict = checked_choice(on_conflict)
         self._parts: dict[str, Any] = {}
         self._lock = threading.RLock()
 
@@ -77,7 +81,8 @@ class AtomLoRA:
         `base`: name, folder or loaded `Base` (default: the one the store was compiled for); `device`: auto,
         cpu, cuda…. Settings: `version` (a digest or its start), `dtype` (auto: float32 on CPU, bfloat16 on
         GPU), `router` (RouterSettings), `embedder` (default: the store's), `policies` (see `Composer`),
-        `capacity` (atoms resident at once). Raises StoreError; BaseModelError, naming both, when the base is
+        `on_conflict` (newest, warn or error: what becomes of routed atoms that contradict each other; default: as
+        compiled), `capacity` (atoms resident at once). Raises StoreError; BaseModelError, naming both, when the base is
         not the store's: here where `base` is given, else when it is first needed.
         """
         store = Store.open(store_path, version=settings.pop("version", None))
@@ -86,19 +91,27 @@ class AtomLoRA:
             _ = opened.base
         return opened
 
-    def ask(self, question: str, mode: Mode = "atoms", top_k: int = 4, max_new_tokens: int = 96) -> Answer:
-        """Answer one question, greedily, by statements of up to `max_new_tokens` tokens. Raises UsageError for an
-        empty question, an unknown mode, or top_k or max_new_tokens < 1."""
-        return self.ask_batch([question], mode, top_k, max_new_tokens)[0]
+    def ask(
+        self, question: str, mode: Mode = "atoms", top_k: int = 4, max_new_tokens: int = 96, labels: Sequence[str] = ()
+    ) -> Answer:
+        """Answer one question, greedily, by statements of up to `max_new_tokens` tokens. `labels`: of the behaviour
+        atoms to mount besides those that always are. Raises UsageError for an empty question, an unknown mode or
+        label, or top_k or max_new_tokens < 1."""
+        return self.ask_batch([question], mode, top_k, max_new_tokens, labels)[0]
 
     def ask_batch(
-        self, questions: Sequence[str], mode: Mode = "atoms", top_k: int = 4, max_new_tokens: int = 96
+        self,
+        questions: Sequence[str],
+        mode: Mode = "atoms",
+        top_k: int = 4,
+        max_new_tokens: int = 96,
+        labels: Sequence[str] = (),
     ) -> list[Answer]:
         """Answer several questions, each as `ask` would; batches are made of prompts of like length."""
         from atomlora.runtime.decoding import decode_batch, plan_batches
 
         start = time.perf_counter()
-        asked = self._prepare(questions, mode, top_k, max_new_tokens)
+        asked = self._prepare(questions, mode, top_k, max_new_tokens, labels)
         rows = [(number, turn) for number, one in enumerate(asked) for turn in one.turns]
         prompts = [asked[number].prompt for number, _ in rows]
         atoms = [{atom.id for atom in turn.atoms} for _, turn in rows]
@@ -120,12 +133,12 @@ class AtomLoRA:
         ]
 
     def stream(
-        self, question: str, mode: Mode = "atoms", top_k: int = 4, max_new_tokens: int = 96
+        self, question: str, mode: Mode = "atoms", top_k: int = 4, max_new_tokens: int = 96, labels: Sequence[str] = ()
     ) -> Generator[str, None, Answer]:
         """The answer's text in pieces as they are decoded, from the second statement on whole statements; the
         generator's return value is the `Answer`."""
         start = time.perf_counter()
-        asked = self._prepare([question], mode, top_k, max_new_tokens)[0]
+        asked = self._prepare([question], mode, top_k, max_new_tokens, labels)[0]
         return self._stream(asked, mode, max_new_tokens, start)
 
     def route(self, question: str, top_k: int = 4) -> Route:
@@ -133,7 +146,7 @@ class AtomLoRA:
         return self.router.route(question, top_k)
 
     @contextmanager
-    def compose(self, route: Route | Sequence[Route]) -> Iterator[ComposedModel]:
+    def compose(self, route: Route | Sequence[Route], labels: Sequence[str] = ()) -> Iterator[ComposedModel]:
         """A context in which the yielded model's `generate(...)` and calls are composed.
 
         One route serves every prompt of a batch; a list gives each prompt its own. Other threads, and the
@@ -143,7 +156,7 @@ class AtomLoRA:
         from atomlora.runtime.composed import ComposedModel
 
         routes = [route] if isinstance(route, Route) else list(route)
-        selections = [self.composer.select(one) for one in routes]
+        selections = [self.composer.select(one, labels).whole() for one in routes]
         with self.composer.mounted(selections, [0] * len(selections)) as composition:
             slots = composition.slots.tolist() if composition else [[] for _ in routes]
             weights = composition.weights.tolist() if composition else [[] for _ in routes]
@@ -167,7 +180,7 @@ class AtomLoRA:
     @property
     def base(self) -> Base:
         """The base model; BaseModelError, naming both, when it is not the one the store was compiled for."""
-        return self._part("base", self._load_base)
+        return self._part("base", lambda: base_for(self.store, self._wanted_base, self._device, self._dtype))
 
     @property
     def atoms(self) -> dict[str, Atom]:
@@ -195,7 +208,7 @@ class AtomLoRA:
                 self.base.model,
                 self.atoms,
                 capacity=self._capacity,
-                policies=self._policies,
+                policies=policies_for(self.store, self._on_conflict, self._policies),
             ),
         )
 
@@ -206,23 +219,11 @@ class AtomLoRA:
             part: T = self._parts[name]
             return part
 
-    def _load_base(self) -> Base:
-        from atomlora.bases import load_base
-
-        wanted = self.store.manifest.base
-        base = self._wanted_base
-        if isinstance(base, str):
-            base = load_base(base, self._device, self._dtype)
-        if base.fingerprint != wanted.fingerprint:
-            raise BaseModelError(
-                f"{self.store.path} was compiled for base {wanted.name!r} ({wanted.fingerprint[:12]}…), not "
-                f"for {base.name!r} ({base.fingerprint[:12]}…); open it with that base or compile it again"
-            )
-        return base
-
     # Steps of asking
 
-    def _prepare(self, questions: Sequence[str], mode: Mode, top_k: int, max_new_tokens: int) -> list[Asked]:
+    def _prepare(
+        self, questions: Sequence[str], mode: Mode, top_k: int, max_new_tokens: int, labels: Sequence[str]
+    ) -> list[Asked]:
         from atomlora.composer import Selection
         from atomlora.router import Route
         from atomlora.runtime.decoding import check_room
@@ -234,11 +235,13 @@ class AtomLoRA:
             routes = self.router.route_batch(questions, top_k)
         asked = []
         for route in routes:
-            selection = self.composer.select(route)
+            selection = Selection() if mode == "none" else self.composer.select(route, labels)
             shown = selection.atoms if mode in ("text", "both") else ()
             prompt = chat_prompt(self.base.tokenizer, route.question, self._context(shown))
             check_room(self.base, prompt, route.question, max_new_tokens)
-            played = turns(selection) if mode == "atoms" else [selection if mode == "both" else Selection()]
+            played = (
+                turns(selection) if mode == "atoms" else [selection.whole() if mode == "both" else selection.bare()]
+            )
             asked.append(Asked(route, selection, played, prompt))
         return asked
 
@@ -273,6 +276,7 @@ class AtomLoRA:
             confidence=asked.route.confidence,
             mode=mode,
             atoms=tuple(self.answer_atom(atom) for atom in asked.selection.atoms),
+            behaviours=tuple(self.answer_atom(atom) for atom in asked.selection.beside),
             dropped=asked.selection.dropped,
             conflicts=asked.selection.conflicts,
             latency_ms=round(latency_ms, 3),

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from atomlora.atom import digest_json
+from atomlora.conflicts.records import OnConflict
 
 PROCEDURE = 4  # part of every recipe: raise it when the same settings would train other weights
 DEFAULT_TARGETS = ("gate_proj", "up_proj", "down_proj")
@@ -67,9 +68,27 @@ class TrainSettings(Settings):
         return bool(self.silence_rows and self.silence_weight)
 
 
+class BehaviourSettings(Settings):
+    """How behaviour atoms are trained, where it is otherwise than knowledge atoms: `rows_per_step` examples a step, up
+    to `max_steps` steps over which learning rates fall; `silence_rows` rows of the silence bank a step where a file
+    has examples to be left alone."""
+
+    rank: int = Field(8, ge=1, le=64)
+    max_steps: int = Field(120, ge=1)
+    rows_per_step: int = Field(12, ge=1)
+    silence_rows: int = Field(16, ge=1)
+    silence_weight: float = Field(8.0, ge=0)
+    learning_rate_scale: float = Field(0.3, gt=0)
+    pass_probability: float = Field(0.8, gt=0, lt=1)
+
+
 class CompileSettings(Settings):
-    """Everything that decides what a compile run produces, and how much memory it may take. `storage`: how new atoms'
-    weights lie in the store; int8 takes half of bf16."""
+    """Everything that decides what a compile run produces, and how much memory it may take.
+
+    `storage`: how new atoms' weights lie in the store; int8 takes half of bf16. `on_conflict` is what asking does by
+    default where a question is routed to atoms that contradict each other. `one_adapter`: whether the baseline of one
+    adapter for everything is trained too.
+    """
 
     adapter: AdapterSettings = AdapterSettings()
     train: TrainSettings = TrainSettings()
@@ -77,6 +96,9 @@ class CompileSettings(Settings):
     max_questions: int = Field(6, ge=1, le=64)
     slots: int = Field(24, ge=1)
     embedder: str = "minilm"
+    on_conflict: OnConflict = "warn"
+    behaviour: BehaviourSettings = BehaviourSettings()
+    one_adapter: bool = False
     storage: Literal["bf16", "int8"] = "bf16"
 
     def recipe(self) -> str:

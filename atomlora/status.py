@@ -114,9 +114,7 @@ def _documents(sources: Sequence[Path | str], skipped: list[SkippedFile]) -> Ite
             yield found
 
 
-def _user_questions(
-    drafts: Sequence[Draft], atoms: Mapping[str, Atom], file: Path | None
-) -> dict[int, list[Question]]:
+def _user_questions(drafts: Sequence[Draft], atoms: Mapping[str, Atom], file: Path | None) -> dict[int, list[Question]]:
     """The user's questions by draft: those of the file, or those that the store's atoms have."""
     if file is not None:
         return assign_user_questions(drafts, load_user_questions(file), str(file))

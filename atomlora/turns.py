@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 def turns(selection: Selection) -> list[Selection]:
     """What is mounted for each statement of the answer, the likeliest leader first; a selection without atoms has
-    one turn, that of the bare base."""
-    return [_led_by(selection, number) for number in range(len(selection.atoms))] or [selection]
+    one turn, that of the base with its behaviours. Behaviours stand beside every statement and lead none."""
+    return [_led_by(selection, number) for number in range(len(selection.atoms))] or [selection.bare()]
 
 
 def joined(statements: Sequence[str]) -> str:
@@ -45,4 +45,5 @@ def adds(statement: str, before: Sequence[str]) -> bool:
 def _led_by(selection: Selection, leader: int) -> Selection:
     atoms = selection.atoms
     first = atoms[leader].model_copy(update={"weight": 1.0})
-    return selection.model_copy(update={"atoms": (first, *atoms[:leader], *atoms[leader + 1 :])})
+    others = (*atoms[:leader], *atoms[leader + 1 :], *selection.beside)
+    return selection.model_copy(update={"atoms": (first, *others), "beside": ()})

@@ -1,4 +1,4 @@
-"""Answers to questions on documents: bare base, retrieved text, whole document, atoms, both, verbatim atom.
+"""Answers to questions on documents: bare base, retrieved text, whole document, one adapter, atoms, both, extract.
 
     python bench/qa.py [--json] [--sets sample,tofu,phantomwiki] [--data DIR] [--limit N] [--documents N]
 
@@ -29,7 +29,7 @@ sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != Path(__fi
 
 import torch
 
-from atomlora import AtomLoRA, compile_corpus
+from atomlora import AtomLoRA, CompileSettings, compile_corpus
 from atomlora.bases import EMBEDDED_BASE, cache_folder
 from atomlora.corpora import sample_path
 from atomlora.errors import AtomLoraError, InputError
@@ -104,7 +104,8 @@ def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     work = arguments.work / f"{name}{whole}"
     found = SETS[name](arguments.data, work, arguments.documents)
     tell(f"{name}: compiling")
-    report = compile_corpus([found.documents], work / "store", base=arguments.base, device=arguments.device)
+    settings = CompileSettings(one_adapter="big" in arguments.modes)
+    report = compile_corpus([found.documents], work / "store", settings, base=arguments.base, device=arguments.device)
     golden = load_golden(found.golden, arguments.limit)
     heard: dict[str, int] = defaultdict(int)
 

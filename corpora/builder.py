@@ -3,6 +3,7 @@
 import hashlib
 from pathlib import PurePosixPath
 
+from atomlora.corpora.dates import DateOrigin, stated_date
 from atomlora.corpora.documents import Block, BlockKind, Document, PageSpan
 
 
@@ -43,6 +44,8 @@ class DocumentBuilder:
 
     def __init__(self, source: str, data: bytes, media_type: str, labels: tuple[str, ...] = ()) -> None:
         self.title = ""
+        self.date = ""
+        self.date_origin: DateOrigin = "document"
         self._source, self._sha256, self._media_type, self._labels = source, digest(data), media_type, labels
         self._parts: list[str] = []
         self._length = 0
@@ -113,6 +116,7 @@ class DocumentBuilder:
     def build(self) -> Document:
         """The document; the title falls back to the file's name."""
         title = self.title or title_from_source(self._source)
+        date = stated_date(self.date) if self.date else None
         blocks = tuple(
             block.model_copy(update={"headings": tuple(text for text in path if text != title)})
             for block, path in self._pending
@@ -126,6 +130,8 @@ class DocumentBuilder:
             labels=self._labels,
             blocks=blocks,
             pages=tuple(self._pages),
+            date=date,
+            date_origin=self.date_origin if date else None,
         )
 
     def _append(self, text: str) -> None:

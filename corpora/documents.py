@@ -4,6 +4,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from atomlora.corpora.dates import DateOrigin
+
 BlockKind = Literal["heading", "paragraph", "list_item", "step", "table_header", "table_row", "definition", "code"]
 
 
@@ -46,6 +48,7 @@ class Document(BaseModel):
     source: path relative to the compiled root in POSIX form, `FILE#id` for a line of jsonl.
     sha256: hex digest of the file's bytes (of the line's bytes for jsonl).
     text: the extracted text that all offsets count in, in characters.
+    date, date_origin: when it is from (ISO 8601), and how that is known; see `atomlora.corpora.dates`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -58,6 +61,8 @@ class Document(BaseModel):
     labels: tuple[str, ...] = ()
     blocks: tuple[Block, ...] = ()
     pages: tuple[PageSpan, ...] = ()
+    date: str | None = None
+    date_origin: DateOrigin | None = None
 
     @model_validator(mode="after")
     def _blocks_lie_in_order(self) -> Self:

@@ -3,8 +3,10 @@
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
+from atomlora.corpora.dates import moment_date, named_date
 from atomlora.corpora.documents import Document, SkippedFile
 from atomlora.corpora.readers import FORMATS, reader_for
 from atomlora.errors import InputError
@@ -119,7 +121,8 @@ def _read_file(path: Path, source: str, max_bytes: int) -> Iterator[Document | S
     try:
         if not path.is_file():
             raise InputError("is not an ordinary file: leave it out")
-        size = path.stat().st_size
+        found_stat = path.stat()
+        size = found_stat.st_size
         if size > max_bytes:
             raise InputError(f"is too large ({size:,} bytes, limit {max_bytes:,}): split it or raise the limit")
         data = _read_still(path, max_bytes)
@@ -137,4 +140,17 @@ def _read_file(path: Path, source: str, max_bytes: int) -> Iterator[Document | S
         for found in documents:
             if isinstance(found, Document) and not any(character.isalnum() for character in found.text):
                 found = SkippedFile(source=found.source, reason="holds no words: fill it or leave it out")
-            yield found
+            yield _dated(found, found_stat.st_mtime) if isinstance(found, Document) else found
+
+
+def _dated(document: Document, modified: float) -> Document:
+    """The document with its date: what it says, else its title or file name, else what its file carries."""
+    if document.date_origin == "document":
+        return document
+    named = named_date(document.title, document.source)
+    if named is not None:
+        return document.model_copy(update={"date": named, "date_origin": "name"})
+    if document.date is not None:
+        return document
+    moment = moment_date(datetime.fromtimestamp(modified, UTC))
+    return document.model_copy(update={"date": moment, "date_origin": "file"})

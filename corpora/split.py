@@ -264,6 +264,8 @@ class _Splitter:
             headings=headings,
             kind=self._classifier(body, hint),
             labels=self._document.labels,
+            date=self._document.date,
+            date_origin=self._document.date_origin,
         )
 
 

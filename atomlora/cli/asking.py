@@ -25,6 +25,8 @@ from atomlora.errors import UsageError
 @options.model_options
 @click.option("--batch", type=click.Path(path_type=Path, allow_dash=True), help='jsonl of {"question": …} lines.')
 @click.option("--stream", is_flag=True, help="Show the answer while it is decoded.")
+@options.labels_option
+@options.on_conflict_option
 @options.json_option
 def ask(store: Path | str, question: str | None, batch: Path | None, stream: bool, as_json: bool, **how: Any) -> None:
     """Answer a question from a store.
@@ -33,7 +35,8 @@ def ask(store: Path | str, question: str | None, batch: Path | None, stream: boo
     """
     check_ask(question, batch, stream, as_json)
     asked = None if question is None else options.read_question(question)
-    with options.open_model(store, how.pop("base"), how.pop("device")) as model:
+    opening = {name: how.pop(name) for name in ("base", "device", "on_conflict")}
+    with options.open_model(store, **opening) as model:
         if batch is not None:
             ask_file(model, batch, how, as_json)
         elif stream:

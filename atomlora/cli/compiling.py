@@ -12,7 +12,7 @@ from atomlora.cli import options
 
 
 @click.command("compile")
-@click.argument("src", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("src", nargs=-1, type=click.Path(path_type=Path))
 @click.option("-o", "--output", "store", required=True, type=click.Path(path_type=Path), help="The store's folder.")
 @click.option("--base", default=EMBEDDED_BASE, show_default=True, help="Base model: name, folder or hub id.")
 @click.option("--embedder", help="The router's embedder: name, folder or hub id.  [default: minilm]")
@@ -21,12 +21,21 @@ from atomlora.cli import options
     type=click.Path(path_type=Path),
     help='Your own questions: jsonl of {"question", "answer", "source"}.',
 )
+@click.option(
+    "--examples",
+    multiple=True,
+    help='A behaviour: jsonl of {"input", "output"} or {"messages"}. May be repeated; none takes all behaviours away.',
+)
+@click.option("--type", "kind", type=click.Choice(["behaviour"]), help="What --examples make.  [default: behaviour]")
+@click.option("--mount", metavar="always|label:NAME", help="When a behaviour is mounted.  [default: always]")
 @click.option("--question-writer", metavar="auto|none|base|DIR", help="Who writes questions.  [default: auto]")
 @click.option("--rank", type=int, help="Rank of an atom's adapter.")
 @click.option("--alpha", type=float, help="Its alpha: deltas are scaled by alpha / rank.")
 @click.option("--layers", metavar="late:N|LIST", help="Which layers: the last N, or numbers like 25,26,27.")
 @click.option("--targets", help="Which linear layers, such as gate_proj,up_proj,down_proj.")
+@click.option("--one-adapter", is_flag=True, help="Also train the baseline: one adapter for all, for eval --modes big.")
 @click.option("--slots", type=int, help="Atoms that train side by side: more need more memory.")
+@options.on_conflict_option
 @click.option("--storage", type=click.Choice(["bf16", "int8"]), help="Store weights so.  [default: bf16]")
 @options.device_option
 @options.json_option
@@ -35,16 +44,22 @@ def compile_command(
     store: Path,
     base: str,
     questions: Path | None,
+    examples: tuple[str, ...],
+    kind: str | None,
+    mount: str | None,
     device: str,
     as_json: bool,
     **chosen: Any,
 ) -> None:
-    """Compile documents (files and folders).
+    """Compile documents (files and folders), or examples of a behaviour, or both.
 
-    Only what is new or has changed is trained; an interrupted run is resumed by the same command.
+    Without SRC the store's documents stay as they are, without --examples its behaviours do. Only what is new or has
+    changed is trained; an interrupted run is resumed by the same command.
     """
     from atomlora.cli.progress import compile_shown, show_report
-    from atomlora.cli.settings import compile_settings
+    from atomlora.cli.settings import behaviour_files, compile_settings
 
+    files = behaviour_files(src, examples, kind, mount)
     settings = compile_settings(**chosen)
-    show_report(compile_shown(src, store, settings, base=base, questions=questions, device=device), as_json)
+    how = {"base": base, "questions": questions, "device": device, "examples": files, "mount": mount or "always"}
+    show_report(compile_shown(src, store, settings, **how), as_json)

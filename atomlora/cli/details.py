@@ -34,7 +34,8 @@ def show_atom(store: Store, atom_id: str, as_json: bool) -> None:
         print_json(facts)
         return
     atom = store.get(atom_id)
-    for name, value in _lines(atom, facts):
+    conflicts = [("conflict", one.reason) for one in store.conflicts() if atom.id in one.pair]
+    for name, value in [*_lines(atom, facts), *conflicts]:
         click.echo(f"{name:<12} {render.one_line(value)}")
 
 
@@ -82,8 +83,7 @@ def show_collected(report: dict[str, Any], as_json: bool) -> None:
         )
     what = "would be removed" if report["dry_run"] else "removed"
     click.echo(
-        f"{len(report['removed'])} files and {len(report['versions'])} versions {what}, "
-        f"{report['freed_bytes']:,} bytes"
+        f"{len(report['removed'])} files and {len(report['versions'])} versions {what}, {report['freed_bytes']:,} bytes"
     )
 
 
@@ -112,6 +112,7 @@ def _lines(atom: Atom, facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("text", atom.text),
         *(("source", _place(place)) for place in atom.provenances),
         ("labels", ", ".join(atom.labels)),
+        ("mounted", atom.mount if atom.mount != "routed" else ""),
         ("adapter", f"rank {atom.rank}, alpha {atom.alpha:g}, {facts['size_bytes']:,} bytes as {facts['dtype']}"),
         ("training", f"recall {record.recall:.2f}, loss {record.loss:.4f}, {record.steps} steps"),
         ("weights", atom.weights_digest),

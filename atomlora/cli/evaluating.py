@@ -9,6 +9,7 @@ import click
 
 from atomlora.cli import options
 
+SHARE = click.FloatRange(0, 1)
 MODES = "none,text,full,atoms,both,extract"
 
 
@@ -28,6 +29,12 @@ MODES = "none,text,full,atoms,both,extract"
     help="Folder of the compiled documents, for mode full (default: rebuilt from the atoms).",
 )
 @click.option("--batch-size", default=16, show_default=True, type=click.IntRange(min=1))
+@click.option("--regression", is_flag=True, help="Compare with the bare base on prompts of any kind.")
+@options.labels_option
+@click.option("--min-unchanged", type=SHARE, help="Of --regression: least share of answers that stay as they are.")
+@click.option("--min-still-right", type=SHARE, help="… of the base's right answers that stay right.  [default: 0.95]")
+@click.option("--min-still-refused", type=SHARE, help="… of the base's refusals that stay refusals.  [default: 1]")
+@click.option("--max-kl", type=click.FloatRange(min=0), help="Of --regression: most nats of KL per token.")
 @click.option("--predictions", type=click.Path(path_type=Path), help="Write every answer to this jsonl file.")
 @click.option("--record", is_flag=True, help="Keep the scores with the version; atomlora log shows how they moved.")
 @options.at_option
@@ -39,18 +46,26 @@ def eval_command(
     as_json: bool,
     base: str | None,
     device: str,
+    regression: bool,
     record: bool,
     version: str | None,
     **how: Any,
 ) -> None:
-    """Score answers to a file of questions.
+    """Score answers to a file of questions, or with --regression what became of the base's own.
 
     Asks STORE the questions of GOLDEN, mode by mode. Lines of GOLDEN (jsonl): {"question", "answer" |
-    "answers" | "answers_all", "source"?}; answers are alternatives, answers_all are all required.
+    "answers" | "answers_all", "source"?}; answers are alternatives, answers_all are all required. With
+    --regression lines are {"prompt", "answer" | "answers"?, "refuse"?}, and the exit code is 1 where a limit
+    is missed.
     """
+    from atomlora.cli.regressions import check_options, run_regression
     from atomlora.cli.scores import record_scores, require_recordable, run_evaluation, show_scores
 
-    with options.open_model(store, base, device, version) as model:
+    limits = check_options(regression, record, how)
+    with options.open_model(store, base, device, version=version) as model:
+        if limits is not None:
+            run_regression(model, golden, limits, as_json, **how)
+            return
         if record:
             require_recordable(model.store)
         report = run_evaluation(model, golden, **how)

@@ -66,6 +66,14 @@ top_k_option = click.option(
 new_tokens_option = click.option(
     "--max-new-tokens", default=96, show_default=True, type=click.IntRange(min=1), help="Most tokens of a statement."
 )
+labels_option = click.option(
+    "--label", "labels", multiple=True, metavar="NAME", help="Mount the behaviours of this label too. May be repeated."
+)
+on_conflict_option = click.option(
+    "--on-conflict",
+    type=click.Choice(["newest", "warn", "error"]),
+    help="Where documents disagree: leave the older out, note it, or fail.  [default: warn, or as compiled]",
+)
 
 
 def model_options(command: Command) -> Command:
@@ -75,11 +83,11 @@ def model_options(command: Command) -> Command:
     return command
 
 
-def open_model(store: Path | str, base: str | None, device: str, version: str | None = None) -> AtomLoRA:
+def open_model(store: Path | str, base: str | None, device: str, **settings: Any) -> AtomLoRA:
     """The store on its base; the base is loaded when first needed, or at once where it was named."""
     from atomlora.model import AtomLoRA
 
-    return AtomLoRA.open(store, base, device, version=version)
+    return AtomLoRA.open(store, base, device, **settings)
 
 
 def read_question(question: str) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import click
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from atomlora.compiler.progress import CompileProgress, CompileReport, FailedAtom
     from atomlora.settings import CompileSettings
 
+T = TypeVar("T")
 STAGES = {
     "read": "reading documents",
     "questions": "writing questions",
@@ -39,19 +40,14 @@ def compile_shown(
     sources: Sequence[Path],
     store: Path,
     settings: CompileSettings,
-    *,
-    base: str,
-    questions: Path | None,
-    device: str,
+    **how: Any,
 ) -> CompileReport:
-    """Compile with progress on stderr; when interrupted, the KeyboardInterrupt says what is kept."""
+    """`compile_corpus` with progress on stderr; when interrupted, the KeyboardInterrupt says what is kept."""
     from atomlora.compiler.compile import compile_corpus
 
     try:
         with progress_listener() as listen:
-            return compile_corpus(
-                sources, store, settings, base=base, questions=questions, device=device, on_progress=listen
-            )
+            return compile_corpus(sources, store, settings, **how, on_progress=listen)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"Stopped; {_kept(store)}; the same command resumes") from None
 
@@ -86,6 +82,23 @@ def progress_listener() -> Iterator[Listener]:
             progress.update(task, description=description, completed=heard.done, total=heard.total, facts=facts)
 
         yield listen
+
+
+@contextlib.contextmanager
+def counted(what: str, total: int, keep: Callable[[T], None]) -> Iterator[Callable[[T], None]]:
+    """Hears of things one by one, shows their number on stderr where that is a terminal, and hands them to `keep`."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task(what, total=total)
+
+        def hear(one: T) -> None:
+            progress.update(task, advance=1)
+            keep(one)
+
+        yield hear
 
 
 class PlainProgress:
@@ -137,6 +150,7 @@ def show_report(report: CompileReport, as_json: bool) -> None:
     failed = [_failure(one) for one in report.failed]
     _list(skipped, "files skipped")
     _list([f"Warning: {warning}" for warning in report.warnings], "warnings")
+    _list([f"Conflict: {one.reason}" for one in report.conflicts], "conflicts between documents")
     _list(failed, "atoms not learnt in full; atomlora show lists all atoms with their recall")
     if as_json:
         print_json(report.model_dump(mode="json"))

@@ -55,6 +55,8 @@ def sources(given: Answer) -> None:
         click.echo(abstained_note(given.confidence))
     for atom in given.atoms:
         click.echo(source_line(atom))
+    for atom in given.behaviours:
+        click.echo(f"  behaviour: {one_line(atom.source or atom.id[:12])}")
     for conflict in given.conflicts:
         click.echo(f"  conflict: {conflict.a[:12]} and {conflict.b[:12]}: {one_line(conflict.reason)}")
     for dropped in given.dropped:

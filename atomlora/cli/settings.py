@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from atomlora.conflicts.records import OnConflict
 from atomlora.errors import UsageError
 from atomlora.settings import AdapterSettings, CompileSettings
 
@@ -19,6 +22,8 @@ def compile_settings(
     slots: int | None,
     embedder: str | None,
     question_writer: str | None,
+    on_conflict: OnConflict | None,
+    one_adapter: bool,
     storage: str | None,
 ) -> CompileSettings:
     """The defaults, but for the options that were given. UsageError names the option that cannot be."""
@@ -29,12 +34,27 @@ def compile_settings(
         adapter = AdapterSettings(**_given(rank=rank, alpha=alpha, layers=layers, targets=names))
         return CompileSettings(
             adapter=adapter,
-            **_given(slots=slots, embedder=embedder, question_writer=question_writer, storage=storage),
+            **_given(slots=slots, embedder=embedder, question_writer=question_writer),
+            **_given(on_conflict=on_conflict, storage=storage),
+            one_adapter=one_adapter,
         )
     except ValidationError as error:
         first = error.errors()[0]
         option = "--" + str(first["loc"][0]).replace("_", "-")
         raise UsageError(f"{option} {first['input']}: {first['msg'].lower()}") from error
+
+
+def behaviour_files(
+    src: Sequence[Path], examples: Sequence[str], kind: str | None, mount: str | None
+) -> list[Path] | None:
+    """The files of --examples; None where the store's behaviours stay. UsageError for what does not go together."""
+    if not src and not examples:
+        raise UsageError("nothing to compile; give SRC (documents), or --examples FILE")
+    if not examples and (kind or mount):
+        raise UsageError(f"{'--type' if kind else '--mount'} is of no use without --examples FILE")
+    if "none" in examples and (len(examples) > 1 or mount):
+        raise UsageError("--examples none takes all behaviours away, and stands alone")
+    return None if not examples else [Path(name) for name in examples if name != "none"]
 
 
 def _given(**options: Any) -> dict[str, Any]:

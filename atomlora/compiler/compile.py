@@ -11,10 +11,16 @@ import numpy as np
 
 from atomlora.atom import Atom, digest_json
 from atomlora.bases import EMBEDDED_BASE, load_base
-from atomlora.compiler.drafts import Draft, assign_user_questions, drafts_from, reuse
+from atomlora.compiler.behaviours import as_before, kept_drafts, train_behaviours
+from atomlora.compiler.drafts import BEHAVIOUR, Draft, assign_user_questions, drafts_from, reuse
+from atomlora.compiler.examples import behaviour_drafts
+from atomlora.compiler.one_adapter import train_one_adapter
 from atomlora.compiler.progress import CompileProgress, CompileReport, FailedAtom, Teller
 from atomlora.compiler.session import TrainingSession
 from atomlora.compiler.shape import resolve_targets
+from atomlora.conflicts.find import find_conflicts
+from atomlora.conflicts.newest import first_seen
+from atomlora.conflicts.records import ConflictRecord
 from atomlora.corpora import Passage, SkippedFile, read_corpus, split_document
 from atomlora.errors import InputError
 from atomlora.questions import load_user_questions, writer_for
@@ -36,25 +42,35 @@ def compile_corpus(
     *,
     base: str = EMBEDDED_BASE,
     questions: Path | None = None,
+    examples: Sequence[Path] | None = None,
+    mount: str = "always",
     device: str = "auto",
     on_progress: Listener | None = None,
 ) -> CompileReport:
     """Compile documents into the store at `store`, as its next version.
 
     Atoms whose text, questions, base and recipe are those of an atom already in the store (committed, or finished
-    by an interrupted run) are kept and not trained again. Nothing of the version before is touched until the last
-    step, the commit. Raises InputError, UsageError, BaseModelError or StoreError; after Ctrl-C the same call
-    resumes.
+    by an interrupted run) are kept and not trained again. `examples` are files of examples, each of which makes a
+    behaviour atom, mounted as `mount` says (`always` or `label:NAME`). Without sources the version's atoms of
+    documents stay as they are, without `examples` its behaviours do; an empty list of examples takes them away.
+    Nothing of the version before is touched until the last step, the commit. Raises InputError, UsageError,
+    BaseModelError or StoreError; after Ctrl-C the same call resumes.
     """
     settings, began, teller = settings or CompileSettings(), time.perf_counter(), Teller(on_progress)
-    passages, skipped = _read(sources, teller)
+    passages, skipped = _read(sources, teller) if sources or examples is None else ([], [])
+    taught = None if examples is None else behaviour_drafts(examples, mount)
     given = load_user_questions(questions) if questions else []
     with Store.writer(Path(store)) as writer:
         loaded = load_base(base, device)
+        current = _current(Path(store)) if writer.head else []
+        if not sources and writer.head:
+            settings = as_before(writer.head, settings, loaded)
         question_writer = writer_for(settings.question_writer, loaded.model, loaded.tokenizer)
         embedder = load_embedder(settings.embedder)
         targets = resolve_targets(loaded.model, settings.adapter)
         recipe = digest_json([settings.recipe(), question_writer.digest, settings.max_questions])
+        if not sources and writer.head:
+            recipe = writer.head.recipe
 
         drafts = drafts_from(passages)
         user = assign_user_questions(drafts, given, str(questions)) if given else {}
@@ -65,12 +81,18 @@ def compile_corpus(
         trained = session.train({i: d for i, d in enumerate(drafts) if i not in kept}, writer)
 
         atoms = [kept[i] if i in kept else trained[i] for i in range(len(drafts))]
-        atoms = list({atom.id: atom for atom in atoms}.values())
+        atoms += [] if sources else [atom for atom in current if atom.type != BEHAVIOUR]
+        knowledge = list({atom.id: atom for atom in atoms}.values())
+        taught = kept_drafts(current) if taught is None else taught
+        behaviours = train_behaviours(taught, session, writer, knowledge)
+        atoms = [*knowledge, *behaviours.atoms]
+        one_adapter = train_one_adapter(knowledge, session, writer) if settings.one_adapter and knowledge else None
         teller.tell("route", 0, len(atoms))
-        before = _committed(Path(store)) if writer.head else set()
+        before = {atom.id for atom in current}
         ids = {atom.id for atom in atoms}
         since = _since_calibration(writer.head, recipe, embedder, len(ids ^ before), len(ids))
         keys, calibration = _keys(atoms, embedder, writer, Path(store), keep_calibration=since is not None)
+        conflicts = _conflicts(atoms, keys, writer, Path(store))
         failed = tuple(_failure(atom) for atom in atoms if not atom.record.passed)
         manifest = writer.commit(
             atoms,
@@ -81,6 +103,8 @@ def compile_corpus(
             recipe=recipe,
             targets=targets,
             calibration=calibration,
+            conflicts=conflicts,
+            one_adapter=one_adapter,
             stats={
                 "atoms_total": len(atoms),
                 "atoms_new": len(ids - before),
@@ -103,9 +127,10 @@ def compile_corpus(
         atoms_removed=len(before - ids),
         atoms_failed=len(failed),
         seconds=seconds,
-        atoms_per_second=len(trained) / max(teller.seconds.get("train", 0.0), 1e-9) if trained else 0.0,
+        atoms_per_second=(len(trained) + behaviours.trained) / max(teller.seconds.get("train", 0.0), 1e-9),
         seconds_by_stage=teller.seconds,
         failed=failed,
+        conflicts=tuple(conflicts),
         skipped=tuple(skipped),
     )
 
@@ -149,9 +174,7 @@ def _with_questions(
     return asked
 
 
-def _since_calibration(
-    head: Manifest | None, recipe: str, embedder: Embedder, changed: int, atoms: int
-) -> int | None:
+def _since_calibration(head: Manifest | None, recipe: str, embedder: Embedder, changed: int, atoms: int) -> int | None:
     """How many atoms came or went since the calibration of the version before was fitted, `changed` now among
     them; None where that is so many, or so much else has changed, that it must be fitted anew.
 
@@ -179,7 +202,7 @@ def _keys(
             known = dict(zip(texts, vectors, strict=True))
     fresh = list(dict.fromkeys(text for _, text in keys if text not in known))
     known.update(zip(fresh, embedder.encode(fresh), strict=True) if fresh else ())
-    embeddings = np.stack([known[text] for _, text in keys]).astype(np.float32)
+    embeddings = np.array([known[text] for _, text in keys], np.float32).reshape(len(keys), embedder.dimension)
     positions = np.array([position for position, _ in keys], dtype=np.int32)
     if keep_calibration and writer.head is not None:
         return (embeddings, positions), writer.head.calibration
@@ -194,11 +217,30 @@ def _keys(
     return (embeddings, positions), calibration.model_dump(mode="json")
 
 
-def _committed(store: Path) -> set[str]:
+def _conflicts(
+    atoms: list[Atom], keys: tuple[np.ndarray, np.ndarray], writer: StoreWriter, path: Path
+) -> list[ConflictRecord]:
+    """Which atoms contradict each other; an atom's first key is its bare text."""
+    embeddings, positions = keys
+    numbers, first = np.unique(positions, return_index=True)
+
+    def seen(ids: frozenset[str]) -> dict[str, int]:
+        if writer.head is None:
+            return first_seen(None, ids)
+        with Store.open(path) as current:
+            return first_seen(current, ids)
+
+    return find_conflicts([atoms[position] for position in numbers], embeddings[first], seen)
+
+
+def _current(store: Path) -> list[Atom]:
     with Store.open(store) as current:
-        return {atom.id for atom in current.atoms()}
+        return list(current.atoms())
 
 
 def _failure(atom: Atom) -> FailedAtom:
     source = atom.provenances[0].source if atom.provenances else ""
+    if atom.type == BEHAVIOUR:  # one line of the file an example
+        failed = next(i for i, q in enumerate(atom.questions) if q.text in atom.record.failed_questions)
+        source = atom.provenances[failed].source
     return FailedAtom(id=atom.id, text=atom.text, source=source, questions=atom.record.failed_questions)

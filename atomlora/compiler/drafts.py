@@ -6,12 +6,13 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from atomlora.atom import Atom, Provenance, atom_identity
+from atomlora.atom import Atom, Mount, Provenance, atom_identity
 from atomlora.corpora import Passage
 from atomlora.errors import InputError
 from atomlora.questions.types import Question
 from atomlora.questions.user import UserQuestion
 
+BEHAVIOUR = "behaviour"  # the type of atoms that are trained from examples
 _WORD = re.compile(r"\w{3,}")
 
 
@@ -27,6 +28,7 @@ class Draft:
     labels: tuple[str, ...]
     provenances: tuple[Provenance, ...]
     questions: tuple[Question, ...] = field(default=())
+    mount: Mount = "routed"
 
     @property
     def key(self) -> tuple[str, str, tuple[str, ...]]:
@@ -36,11 +38,25 @@ class Draft:
         return atom_identity(base_fingerprint, recipe, self.title, self.headings, self.text, self.questions)
 
 
+def draft_of(atom: Atom) -> Draft:
+    """What an atom was trained from."""
+    places = atom.provenances
+    return Draft(atom.type, atom.title, atom.text, atom.headings, atom.labels, places, atom.questions, atom.mount)
+
+
 def drafts_from(passages: Iterable[Passage]) -> list[Draft]:
     """One draft per distinct (title, text, headings), in order of first appearance."""
     drafts: dict[tuple[str, str, tuple[str, ...]], Draft] = {}
     for p in passages:
-        place = Provenance(source=p.source, start=p.start, end=p.end, source_sha256=p.source_sha256, page=p.page)
+        place = Provenance(
+            source=p.source,
+            start=p.start,
+            end=p.end,
+            source_sha256=p.source_sha256,
+            page=p.page,
+            date=p.date,
+            date_origin=p.date_origin,
+        )
         draft = Draft(p.kind, p.title, p.text, p.headings, tuple(sorted(p.labels)), (place,))
         known = drafts.get(draft.key)
         if known is not None:

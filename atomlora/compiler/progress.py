@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field
 
 from atomlora.atom import Record
+from atomlora.conflicts.records import ConflictRecord
 from atomlora.corpora import SkippedFile
 
 Stage = Literal["read", "questions", "pool", "train", "route"]
@@ -49,6 +50,7 @@ class CompileReport(Record):
     atoms_per_second: float
     seconds_by_stage: dict[str, float] = Field(default_factory=dict)
     failed: tuple[FailedAtom, ...] = ()
+    conflicts: tuple[ConflictRecord, ...] = ()
     skipped: tuple[SkippedFile, ...] = ()
     warnings: tuple[str, ...] = ()
 

@@ -69,16 +69,23 @@ class TrainingSession:
 
     def _trainer(self) -> Trainer:
         base, settings = self.base, self.settings
-        first_late = min(target.layer for target in self.targets)
-        trunk = Trunk(base.model, first_late, common_prefix(base.tokenizer), base.tokenizer.pad_token_id)
-        pool = load_or_train_pool(
-            base, trunk, self.targets, settings, lambda done, total: self.teller.tell("pool", done, total)
-        )
+        trunk = self.trunk()
+        pool = load_or_train_pool(base, trunk, self.targets, settings, self.pool_progress)
         neighbours, bank = neighbours_and_bank(base, trunk, self.targets, pool, settings)
         adapter, train = settings.adapter, settings.train
         return Trainer(
             base.model, trunk, self.targets, adapter, train, settings.slots, bank, neighbours, pool.whitening
         )
+
+    def trunk(self) -> Trunk:
+        """The frozen base below the adapted layers."""
+        first_late = min(target.layer for target in self.targets)
+        tokenizer = self.base.tokenizer
+        return Trunk(self.base.model, first_late, common_prefix(tokenizer), tokenizer.pad_token_id)
+
+    def pool_progress(self, done: int, total: int) -> None:
+        """Told while the pool is trained."""
+        self.teller.tell("pool", done, total)
 
     def _atom(self, trained: TrainedAtom, draft: Draft, digest: str) -> Atom:
         asked = [wording.question for wording in training_wordings(draft)]
@@ -102,4 +109,5 @@ class TrainingSession:
             weights_digest=digest,
             provenances=draft.provenances,
             labels=draft.labels,
+            mount=draft.mount,
         )

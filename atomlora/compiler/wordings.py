@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from atomlora.compiler.drafts import Draft
+from atomlora.compiler.drafts import BEHAVIOUR, Draft
 
 WRITTEN_QUESTIONS = 3
 OPEN_WORDINGS = ("What do you know about {}?", "Tell me about {}.", "What about {}?")
@@ -44,6 +44,8 @@ def training_wordings(draft: Draft) -> Iterator[Wording]:
     for question in draft.questions:
         if question.kind == "user":
             yield Wording(question.text, question.answer)
+    if draft.type == BEHAVIOUR:
+        return
     written = [question.text for question in draft.questions if question.kind == "written"][:WRITTEN_QUESTIONS]
     opened = [wording.format(phrase) for wording, phrase in zip(OPEN_WORDINGS, phrases(draft.text), strict=False)]
     asked = written + opened or [f"What about {' – '.join((draft.title, *draft.headings[-1:]))}?"]

@@ -26,14 +26,15 @@ def store_keys(atoms: Sequence[Atom]) -> list[tuple[int, str]]:
     `atomlora.router.key_texts`.
 
     A store keeps the keys' embeddings only, in this order; their texts follow from the catalogue. An atom's
-    neighbours are those before and after it in the document of its first provenance.
+    neighbours are those before and after it in the document of its first provenance. Atoms that are not routed have
+    no keys.
     """
     from atomlora.router import key_texts
 
     places = sorted(
         (atom.provenances[0].source, atom.provenances[0].start, position)
         for position, atom in enumerate(atoms)
-        if atom.provenances
+        if atom.provenances and atom.mount == "routed"
     )
     before: dict[int, str] = {}
     after: dict[int, str] = {}
@@ -43,6 +44,7 @@ def store_keys(atoms: Sequence[Atom]) -> list[tuple[int, str]]:
     return [
         (position, text)
         for position, atom in enumerate(atoms)
+        if atom.mount == "routed"
         for text in key_texts(
             atom.text,
             atom.title,

@@ -85,9 +85,7 @@ def _chosen(store: Store, storage: RecordType | None) -> set[str]:
     return others | {entry.atom.id for entry in store.entries() if entry.segment in poor}
 
 
-def _batches(
-    store: Store, chosen: set[str], storage: RecordType | None
-) -> Iterator[list[tuple[Atom, np.ndarray]]]:
+def _batches(store: Store, chosen: set[str], storage: RecordType | None) -> Iterator[list[tuple[Atom, np.ndarray]]]:
     """The chosen atoms in the catalogue's order with their records, a segment's worth at a time."""
     batch: list[tuple[Atom, np.ndarray]] = []
     size = 0

@@ -45,9 +45,7 @@ def create_store(folder: Path) -> Path:
     names = sorted(os.listdir(folder)) if folder.is_dir() else []
     foreign = [name for name in names if not is_ours(name)]
     if foreign:
-        raise StoreError(
-            f"{folder}: is not an atomlora store and not empty (it has {foreign[0]!r}); give a new folder"
-        )
+        raise StoreError(f"{folder}: is not an atomlora store and not empty (it has {foreign[0]!r}); give a new folder")
     for place in (*reversed(folder.absolute().parents), folder, folder / "objects", folder / "manifests"):
         if not place.is_dir():
             make_folder(place)

@@ -11,6 +11,7 @@ from pathlib import Path
 from atomlora.atom import Record
 from atomlora.errors import StoreError
 from atomlora.store.catalogue import Catalogue
+from atomlora.store.conflicts import read_conflicts
 from atomlora.store.evaluations import EvaluationFolder
 from atomlora.store.files import (
     TEMPORARY,
@@ -24,7 +25,7 @@ from atomlora.store.keys import read_keys
 from atomlora.store.manifest import Manifest, ManifestFolder, SegmentEntry
 from atomlora.store.objects import ObjectFolder
 from atomlora.store.refs import TagFolder, resolve, shallow
-from atomlora.store.segments import Place, read_record
+from atomlora.store.segments import Place, read_record, read_single
 from atomlora.store.tombstones import read_tombstones
 
 _CACHE_AGE_SECONDS = 3600.0
@@ -132,6 +133,14 @@ class Verifier:
             with self._noting(version):
                 self._intact(manifest.keys)
                 read_keys(self._objects, manifest.keys, atoms)
+            if manifest.conflicts is not None:
+                with self._noting(version):
+                    self._intact(manifest.conflicts)
+                    read_conflicts(self._objects, manifest.conflicts)
+            if manifest.one_adapter is not None:
+                with self._noting(version):
+                    self._intact(manifest.one_adapter)
+                    read_single(self._objects, manifest.one_adapter)
             if manifest.tombstones is not None:
                 with self._noting(version):
                     self._intact(manifest.tombstones)

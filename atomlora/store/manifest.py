@@ -48,7 +48,9 @@ class SegmentEntry(Record):
 class Manifest(Record):
     """One version of a store. `created` is UTC in ISO 8601; `settings` are the effective compile settings;
     `recipe` is the digest of the training settings; `parent` names the version before, None for the first;
-    `tombstones` tells which of its atoms are gone, None where none are."""
+    `tombstones` tells which of its atoms are gone, None where none are; `conflicts` names the records of atoms that
+    contradict each other, None where there are none; `one_adapter` names the segment of the one adapter for everything,
+    where it was asked for."""
 
     format_version: int = FORMAT_VERSION
     parent: Digest | None
@@ -64,6 +66,8 @@ class Manifest(Record):
     keys: Digest
     calibration: dict[str, Any]
     stats: dict[str, Any]
+    conflicts: Digest | None = None
+    one_adapter: Digest | None = None
     tombstones: Digest | None = None
 
     _version: str = PrivateAttr(default="")
@@ -75,7 +79,8 @@ class Manifest(Record):
 
     def objects(self) -> tuple[str, ...]:
         """Digests of every object that this version is made of."""
-        lists = (self.catalogue, self.keys, *([self.tombstones] if self.tombstones else []))
+        beside = (self.tombstones, self.conflicts, self.one_adapter)
+        lists = (self.catalogue, self.keys, *(digest for digest in beside if digest is not None))
         return (*lists, *(segment.sha256 for segment in self.segments))
 
 

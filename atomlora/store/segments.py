@@ -124,6 +124,16 @@ def read_record(objects: ObjectFolder, view: memoryview, place: Place, atom_id: 
     return from_bytes(part, place.dtype)
 
 
+def read_single(objects: ObjectFolder, digest: str) -> tuple[Atom, np.ndarray]:
+    """The atom of a segment that holds but one, and its flat record; CorruptStoreError when the bytes have changed or
+    are another segment's."""
+    held = read_segment(objects, digest)
+    if held is None or len(held) != 1:
+        raise DamagedFileError(objects.path(digest), "is not the segment of one atom")
+    ((atom, place),) = held
+    return atom, read_record(objects, objects.map_unverified(digest), place, atom.id, atom.weights_digest)
+
+
 def _chunks(head: bytes, items: Sequence[tuple[Atom, np.ndarray]]) -> Iterator[bytes | memoryview]:
     yield head
     for _, record in items:

@@ -25,6 +25,7 @@ import numpy as np
 
 from atomlora.atom import Atom
 from atomlora.errors import CorruptStoreError, StoreError
+from atomlora.store.beside import Beside
 from atomlora.store.cache import CatalogueIndex
 from atomlora.store.catalogue import Catalogue, Entry
 from atomlora.store.files import DamagedFileError, make_folder
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 _OPEN_SEGMENTS = 64  # each mapping costs a file descriptor
 
 
-class Store:
+class Store(Beside):
     """One version of a store, open for reading. Thread-safe. Later commits do not change what it shows."""
 
     def __init__(

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 
 from atomlora.atom import Atom, Target
+from atomlora.conflicts.records import ConflictRecord
 from atomlora.errors import CorruptStoreError, StoreError
 from atomlora.store.cache import CatalogueIndex
 from atomlora.store.catalogue import Catalogue, Entry, write_catalogue
+from atomlora.store.conflicts import write_conflicts
 from atomlora.store.files import (
     DamagedFileError,
     fsync_folder,
@@ -107,6 +109,10 @@ class StoreWriter:
             self._places[atom.id, atom.weights_digest] = place
         return digest
 
+    def segment_of(self, atom: Atom) -> str:
+        """The digest of the segment of an atom that `finished` knows or `write_segment` wrote."""
+        return self._place(atom).segment
+
     def commit(
         self,
         atoms: Sequence[Atom],
@@ -121,13 +127,15 @@ class StoreWriter:
         calibration: Mapping[str, Any] | None = None,
         stats: Mapping[str, Any] | None = None,
         created: str | None = None,
+        conflicts: Sequence[ConflictRecord] = (),
+        one_adapter: str | None = None,
     ) -> Manifest:
         """Make `atoms` (in this order: position = index) the current version, and return its manifest.
 
-        `keys` are embeddings float32 (n, d) and positions int32 (n,). Provenances and labels are taken from
-        `atoms` as they are given; the weights must have been staged, now or earlier. Raises StoreError
-        otherwise, or when the disk fails: then the version before stays the current one, unless only the very
-        last fsync failed.
+        `keys` are embeddings float32 (n, d) and positions int32 (n,). Provenances and labels are taken from `atoms` as
+        they are given; the weights must have been staged, now or earlier. `conflicts` are those among these atoms,
+        `one_adapter` is the segment of the one adapter for all of them. Raises StoreError otherwise, or when the disk
+        fails: then the version before stays the current one, unless only the very last fsync failed.
         """
         self._require_open()
         self._scan()
@@ -150,6 +158,8 @@ class StoreWriter:
             keys=write_keys(self._objects, *keys, atoms=len(entries)),
             calibration=dict(calibration or {}),
             stats=dict(stats or {}),
+            conflicts=write_conflicts(self._objects, conflicts) if conflicts else None,
+            one_adapter=one_adapter,
             tombstones=write_tombstones(self._objects, gone) if gone else None,
         )
         return self._publish(manifest, entries)
@@ -284,7 +294,8 @@ class StoreWriter:
             except StoreError as error:
                 _logger.warning("%s", error)
                 continue
-            found |= set(manifest.objects()) - {segment.sha256 for segment in manifest.segments}
+            segments = {segment.sha256 for segment in manifest.segments} | {manifest.one_adapter}
+            found |= set(manifest.objects()) - segments
         return found
 
     def _age(self, digest: str) -> tuple[int, str]:

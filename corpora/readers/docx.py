@@ -11,6 +11,7 @@ from docx.table import Table
 from docx.text.paragraph import Paragraph
 
 from atomlora.corpora.builder import DocumentBuilder
+from atomlora.corpora.dates import moment_date
 from atomlora.corpora.documents import Document
 from atomlora.errors import InputError
 
@@ -36,6 +37,8 @@ def read(data: bytes, source: str) -> Iterator[Document]:
     builder.title = (document.core_properties.title or "").strip()
     if builder.title.lower() in ("word document", "document"):
         builder.title = ""
+    if document.core_properties.modified is not None:
+        builder.date, builder.date_origin = moment_date(document.core_properties.modified), "properties"
     counters: dict[tuple[str, int], int] = {}
     for block in document.iter_inner_content():
         if isinstance(block, Table):

@@ -7,6 +7,7 @@ from typing import Any
 from lxml import etree
 
 from atomlora.corpora.builder import DocumentBuilder, one_line
+from atomlora.corpora.dates import stated_date
 from atomlora.corpora.documents import BlockKind, Document
 from atomlora.corpora.encoding import decode
 from atomlora.errors import InputError
@@ -22,6 +23,7 @@ _BREAKING = _words(
     "footer h1 h2 h3 h4 h5 h6 header hr html li main ol p pre section summary table tbody td "
     "tfoot th thead tr ul caption"
 )
+_DATE_TAGS = _words("date dcterms.date dcterms.modified article:published_time article:modified_time last-modified")
 _HEADINGS = {f"h{level}": level for level in range(1, 7)}
 
 
@@ -39,6 +41,7 @@ def read(data: bytes, source: str) -> Iterator[Document]:
     heading = next((one_line(_plain(node)) for node in root.iter("h1")), "")
     named = next((one_line(_plain(node)) for node in root.iter("title")), "")
     builder.title = heading or named
+    builder.date = _dated(root)
     # libxml2 gives up silently on what is nested deeper than some 2,000 elements.
     if any("depth" in entry.message.lower() for entry in parser.error_log):
         flat = _Flat()
@@ -49,6 +52,15 @@ def read(data: bytes, source: str) -> Iterator[Document]:
     else:
         _Walk(builder).run(root)
     yield builder.build()
+
+
+def _dated(root: Any) -> str:
+    """What the page's meta tags say of its date, the latest where there are several."""
+    named = [
+        ((node.get("name") or node.get("property") or "").lower(), node.get("content") or "")
+        for node in root.iter("meta")
+    ]
+    return max((date for name, text in named if name in _DATE_TAGS and (date := stated_date(text))), default="")
 
 
 class _Flat(HTMLParser):

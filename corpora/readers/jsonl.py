@@ -1,10 +1,11 @@
-"""jsonl corpora: one document a line, `{"id", "text", "title"?, "labels"?}`; other keys are left alone."""
+"""jsonl corpora: one document a line, `{"id", "text", "title"?, "labels"?, "date"?}`; other keys are left alone."""
 
 import json
 import re
 from collections.abc import Iterator
 
 from atomlora.corpora.builder import title_from_source
+from atomlora.corpora.dates import stated_date
 from atomlora.corpora.documents import Document, SkippedFile
 from atomlora.corpora.encoding import decode
 from atomlora.corpora.readers import markdown, plain
@@ -25,7 +26,7 @@ def read(data: bytes, source: str) -> Iterator[Document | SkippedFile]:
         if isinstance(record, str):
             yield SkippedFile(source=f"{source}#line-{number}", reason=f"line {number} {record}")
             continue
-        identifier, text, title, labels = record
+        identifier, text, title, labels, date = record
         name = f"{source}#{identifier}"
         if identifier in seen:
             yield SkippedFile(source=name, reason=f'line {number} repeats the "id" {identifier!r}: make ids unique')
@@ -38,10 +39,12 @@ def read(data: bytes, source: str) -> Iterator[Document | SkippedFile]:
         document = parse(text, name, line.encode("utf-8", "surrogatepass"), title=title, labels=labels)
         if not title and document.title == title_from_source(name):
             document = document.model_copy(update={"title": identifier})
+        if date is not None:
+            document = document.model_copy(update={"date": date, "date_origin": "document"})
         yield document
 
 
-def _record(line: str) -> tuple[str, str, str, tuple[str, ...]] | str:
+def _record(line: str) -> tuple[str, str, str, tuple[str, ...], str | None] | str:
     """The fields of a line, or what is wrong with it."""
     try:
         record = json.loads(line)
@@ -59,8 +62,12 @@ def _record(line: str) -> tuple[str, str, str, tuple[str, ...]] | str:
     title = record.get("title") or ""
     if not isinstance(title, str):
         return 'has a "title" that is not a string'
+    given = record.get("date")
+    date = None if given in (None, "") else stated_date(given) if isinstance(given, str) else None
+    if date is None and given not in (None, ""):
+        return 'has a "date" that is no date: write it like "2024-03-12"'
     for value in (text, title, str(identifier), *labels):
         if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
             return "contains NUL characters or lone surrogates: remove them"
     text = text.replace("\r\n", "\n").replace("\r", "\n")
-    return str(identifier), text, title.strip(), tuple(labels)
+    return str(identifier), text, title.strip(), tuple(labels), date

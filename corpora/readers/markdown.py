@@ -7,11 +7,15 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from atomlora.corpora.builder import DocumentBuilder
+from atomlora.corpora.dates import stated_date
 from atomlora.corpora.documents import BlockKind, Document
 from atomlora.corpora.encoding import decode
 
 _FRONT_MATTER = re.compile(r"\A---\n(.*?)\n(?:---|\.\.\.)\n", re.DOTALL)
 _FRONT_TITLE = re.compile(r"^title:\s*[\"']?(.+?)[\"']?\s*$", re.MULTILINE)
+_FRONT_DATE = re.compile(
+    r"^(?:updated|last_?mod(?:ified)?|modified|effective|date):\s*[\"']?(.+?)[\"']?\s*$", re.M | re.I
+)
 _TAG = re.compile(r"<!--.*?-->|<[^>]*>", re.DOTALL)
 
 
@@ -21,13 +25,15 @@ def read(data: bytes, source: str) -> Iterator[Document]:
 
 
 def parse(text: str, source: str, data: bytes, title: str = "", labels: tuple[str, ...] = ()) -> Document:
-    """The document of a Markdown `text`; front matter gives nothing but the title."""
+    """The document of a Markdown `text`; front matter gives nothing but title and date."""
     builder = DocumentBuilder(source, data, "text/markdown", labels)
     builder.title = title
     front = _FRONT_MATTER.match(text)
     if front:
         named = _FRONT_TITLE.search(front.group(1))
         builder.title = title or (named.group(1) if named else "")
+        dated = _FRONT_DATE.findall(front.group(1))
+        builder.date = max((date for one in dated if (date := stated_date(one))), default="")
         text = text[front.end() :]
     _add_tokens(builder, MarkdownIt("commonmark").enable("table").parse(text))
     return builder.build()

@@ -12,6 +12,7 @@ import pypdf
 from pypdf.errors import DependencyError, PyPdfError
 
 from atomlora.corpora.builder import DocumentBuilder, one_line
+from atomlora.corpora.dates import moment_date
 from atomlora.corpora.documents import Document
 from atomlora.errors import InputError
 
@@ -38,6 +39,7 @@ def read(data: bytes, source: str) -> Iterator[Document]:
             raise InputError("is password-protected: save a copy without the password")
         pages = [_lines(page) for page in reader.pages]
         title = one_line(str(reader.metadata.title or "")) if reader.metadata else ""
+        dated = _dated(reader)
     except DependencyError as error:
         raise InputError("is encrypted: save a copy without encryption, or install `cryptography`") from error
     except InputError:
@@ -51,6 +53,7 @@ def read(data: bytes, source: str) -> Iterator[Document]:
     builder = DocumentBuilder(source, data, "application/pdf")
     body, levels = _sizes(pages)
     builder.title = _title(title, pages, levels)
+    builder.date, builder.date_origin = dated, "properties"
     for number, page in enumerate(pages, start=1):
         for kind, lines in _paragraphs(page, body):
             text = _join(lines)
@@ -65,6 +68,18 @@ def read(data: bytes, source: str) -> Iterator[Document]:
                 builder.add("paragraph", text)
         builder.end_page(number)
     yield builder.build()
+
+
+def _dated(reader: pypdf.PdfReader) -> str:
+    """When the file was last changed, or made, by what its writer recorded; "" where nothing usable is."""
+    for name in ("modification_date", "creation_date"):
+        try:
+            moment = getattr(reader.metadata, name, None)
+        except ValueError:  # pypdf reads it only now, and some programs write it wrongly
+            continue
+        if moment is not None:
+            return moment_date(moment)
+    return ""
 
 
 def _lines(page: Any) -> list[_Line]:

@@ -39,6 +39,7 @@ def read(data: bytes, source: str) -> Iterator[Document]:
         raise InputError(f"cannot be parsed as reStructuredText ({error}): mend it or rename it to .txt") from error
     builder = DocumentBuilder(source, data, "text/x-rst")
     builder.title = one_line(tree.get("title", ""))
+    builder.date = next((node.astext() for node in tree.findall(nodes.date)), "")
     _add(builder, tree, level=1)
     yield builder.build()
 

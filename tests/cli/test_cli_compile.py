@@ -11,7 +11,8 @@ from atomlora.corpora import SkippedFile
 from atomlora.errors import UsageError
 from atomlora.settings import CompileSettings
 
-UNSET = dict.fromkeys(("rank", "alpha", "layers", "targets", "slots", "embedder", "question_writer", "storage"))
+OPTIONS = ("rank", "alpha", "layers", "targets", "slots", "embedder", "question_writer", "on_conflict", "storage")
+UNSET = {**dict.fromkeys(OPTIONS), "one_adapter": False}
 
 
 def report(**changes):
@@ -37,8 +38,8 @@ def compiler(monkeypatch):
     """Stands in for `compile_corpus`: keeps what it was called with, tells some progress, reports."""
     calls = {}
 
-    def compile_corpus(sources, store, settings, *, base, questions, device, on_progress):
-        calls.update(sources=sources, store=store, settings=settings, base=base, questions=questions, device=device)
+    def compile_corpus(sources, store, settings, *, on_progress, **how):
+        calls.update(sources=sources, store=store, settings=settings, **how)
         on_progress(CompileProgress(stage="read", done=1, total=1))
         for done in range(4):
             facts = {"recall": 0.75, "atoms_per_second": 0.5, "seconds_left": 2.0 * (3 - done)} if done else {}
@@ -67,6 +68,25 @@ def test_options_reach_the_compiler(run, compiler, tmp_path):
     assert (settings.slots, settings.embedder, settings.question_writer) == (6, "e", "none")
     assert compiler["sources"] == (Path("a.md"), Path("docs"))
     assert (compiler["base"], compiler["questions"], compiler["device"]) == ("b", Path("q.jsonl"), "cpu")
+    assert (compiler["examples"], compiler["mount"]) == (None, "always")
+
+
+def test_examples_reach_the_compiler(run, compiler, tmp_path):
+    assert run("compile", "-o", tmp_path / "s", "--examples", "a.jsonl", "--mount", "label:calm").exit_code == 0
+    assert (compiler["sources"], compiler["examples"], compiler["mount"]) == ((), [Path("a.jsonl")], "label:calm")
+    assert run("compile", "-o", tmp_path / "s", "--examples", "none").exit_code == 0
+    assert compiler["examples"] == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [("docs", "--mount", "always"), ("docs", "--type", "behaviour"), ("--examples", "none", "--examples", "a.jsonl")],
+)
+def test_options_of_behaviours_need_examples(run, compiler, tmp_path, wrong):
+    result = run("compile", *wrong, "-o", tmp_path / "s")
+    assert result.exit_code == 2
+    assert "--examples" in result.stderr
+    assert compiler == {}
 
 
 def test_summary_and_what_went_wrong(run, compiler, tmp_path):

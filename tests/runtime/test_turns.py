@@ -29,6 +29,19 @@ def test_without_atoms_the_bare_base_has_the_turn():
     assert turn.atoms == ()
 
 
+def test_behaviours_stand_beside_every_statement_and_lead_none():
+    calm = RoutedAtom(id="calm", weight=1.0, score=1.0)
+    chosen = selection(0.75, 0.5).model_copy(update={"beside": (calm,)})
+    first, second = turns(chosen)
+    assert mounted(first) == {"a0": 1.0, "a1": 0.5, "calm": 1.0}
+    assert mounted(second) == {"a0": 0.75, "a1": 1.0, "calm": 1.0}
+    assert [turn.atoms[0].id for turn in (first, second)] == ["a0", "a1"]
+    (alone,) = turns(Selection(beside=(calm,)))
+    assert mounted(alone) == {"calm": 1.0}
+    assert mounted(chosen.whole()) == {"a0": 0.75, "a1": 0.5, "calm": 1.0}
+    assert mounted(chosen.bare()) == {"calm": 1.0}
+
+
 def test_a_repeated_statement_is_said_once():
     said = ["The tower was built of slate.", "the tower was built of slate", "built of slate", "", "It is high."]
     assert joined(said) == "The tower was built of slate.\nIt is high."

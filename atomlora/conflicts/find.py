@@ -1,0 +1,81 @@
+"""Looks for contradictions among the atoms of one version: each atom is compared with its nearest neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from atomlora.atom import Atom
+from atomlora.conflicts.compare import Contradiction, Statement, contradiction
+from atomlora.conflicts.newest import latest, newest
+from atomlora.conflicts.records import ConflictRecord, Side
+from atomlora.metrics import contains
+from atomlora.router.index import build_index, search_index
+
+NEIGHBOURS = 8
+LEAST_COSINE = 0.5  # of the embeddings of two atoms' texts; a changed policy in other words has .84
+
+FirstSeen = Callable[[frozenset[str]], dict[str, int]]
+
+
+def find_conflicts(atoms: Sequence[Atom], texts: np.ndarray, first_seen: FirstSeen) -> list[ConflictRecord]:
+    """The conflicts among `atoms`, in their order. `texts` float32 (n, d): unit embeddings of the atoms' texts.
+    `first_seen` tells of some atoms the number of the version in which each first appeared, asked only if there are
+    conflicts."""
+    statements = [
+        Statement(atom.text, atom.title, atom.headings, tuple(place.source for place in atom.provenances))
+        for atom in atoms
+    ]
+    found = [
+        (i, j, one) for i, j in _neighbours(texts) if (one := contradiction(statements[i], statements[j])) is not None
+    ]
+    if not found:
+        return []
+    seen = first_seen(frozenset(atoms[k].id for i, j, _ in found for k in (i, j)))
+    return [_record(atoms[i], atoms[j], one, seen) for i, j, one in found]
+
+
+def _neighbours(texts: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Pairs (i < j) of which one is among the other's nearest, each once."""
+    if len(texts) < 2:
+        return
+    near = search_index(build_index(texts), texts, min(NEIGHBOURS + 1, len(texts)))
+    rows = np.repeat(np.arange(len(texts)), near.shape[1])
+    columns = near.ravel()
+    valid = (columns >= 0) & (columns != rows)
+    pairs = np.unique(np.sort(np.stack([rows[valid], columns[valid]], axis=1), axis=1), axis=0)
+    close = np.einsum("ij,ij->i", texts[pairs[:, 0]], texts[pairs[:, 1]]) >= LEAST_COSINE
+    yield from ((int(i), int(j)) for i, j in pairs[close])
+
+
+def _record(a: Atom, b: Atom, found: Contradiction, seen: dict[str, int]) -> ConflictRecord:
+    one, two = _side(a, found.a, found.value_a), _side(b, found.b, found.value_b)
+    verdict = newest(a, b, seen)
+    if verdict is not None and not verdict.second:
+        one, two = two, one
+    return ConflictRecord(
+        older=one,
+        newer=two,
+        kind=found.kind,
+        decided_by=verdict.decided_by if verdict else None,
+        question=_question(a, found.value_a) or _question(b, found.value_b),
+    )
+
+
+def _side(atom: Atom, sentence: str, value: str) -> Side:
+    places = sorted(atom.provenances, key=lambda place: place.date or "")
+    dated = latest(atom)
+    return Side(
+        atom=atom.id,
+        source=places[-1].source if places else None,
+        sentence=sentence,
+        value=value,
+        date=dated[0] if dated else None,
+    )
+
+
+def _question(atom: Atom, value: str) -> str | None:
+    """A question of the atom whose answer is the value in question."""
+    asked = (q.text for q in atom.questions if q.kind in ("user", "written") and contains(q.answer, [value]))
+    return next(asked, None)

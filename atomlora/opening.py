@@ -1,0 +1,37 @@
+"""What a store needs to be asked: the base it was compiled for, and the policies of its composer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from atomlora.errors import BaseModelError
+
+if TYPE_CHECKING:
+    from atomlora.bases import Base
+    from atomlora.composer import Policy
+    from atomlora.conflicts.records import OnConflict
+    from atomlora.store import Store
+
+
+def base_for(store: Store, base: Base | str, device: str, dtype: str) -> Base:
+    """The base, loaded where it is only named; BaseModelError, naming both, when it is not the store's."""
+    from atomlora.bases import load_base
+
+    wanted = store.manifest.base
+    if isinstance(base, str):
+        base = load_base(base, device, dtype)
+    if base.fingerprint != wanted.fingerprint:
+        raise BaseModelError(
+            f"{store.path} was compiled for base {wanted.name!r} ({wanted.fingerprint[:12]}…), not "
+            f"for {base.name!r} ({base.fingerprint[:12]}…); open it with that base or compile it again"
+        )
+    return base
+
+
+def policies_for(store: Store, on_conflict: OnConflict | None, more: Sequence[Policy]) -> tuple[Policy, ...]:
+    """The composer's policies: what to do with contradictions (default: as compiled), then `more`."""
+    from atomlora.conflicts.policy import conflict_policy
+
+    compiled = store.manifest.settings.get("on_conflict", "warn")
+    return (conflict_policy(store.conflicts(), on_conflict or compiled), *more)
