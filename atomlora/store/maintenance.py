@@ -12,6 +12,7 @@ from atomlora.atom import Record
 from atomlora.errors import StoreError
 from atomlora.store.catalogue import Catalogue
 from atomlora.store.files import TEMPORARY, DamagedFileError, remove_temporaries, writing
+from atomlora.store.interference import read_interference
 from atomlora.store.keys import read_keys
 from atomlora.store.manifest import Manifest, ManifestFolder, SegmentEntry
 from atomlora.store.objects import ObjectFolder
@@ -98,6 +99,10 @@ class Verifier:
             with self._noting(version):
                 self._intact(manifest.keys)
                 read_keys(self._objects, manifest.keys, atoms)
+            if manifest.interference is not None:
+                with self._noting(version):
+                    self._intact(manifest.interference)
+                    read_interference(self._objects, manifest.interference)
             for entry in manifest.segments:
                 with self._noting(version):
                     self._segment(entry, records.pop(entry.sha256, []))

@@ -46,7 +46,8 @@ class SegmentEntry(Record):
 
 class Manifest(Record):
     """One version of a store. `created` is UTC in ISO 8601; `settings` are the effective compile settings;
-    `recipe` is the digest of the training settings; `parent` names the version before, None for the first."""
+    `recipe` is the digest of the training settings; `parent` names the version before, None for the first; `interference`
+    names the records of what its atoms do to each other, None where nothing was measured."""
 
     format_version: int = FORMAT_VERSION
     parent: Digest | None
@@ -62,6 +63,7 @@ class Manifest(Record):
     keys: Digest
     calibration: dict[str, Any]
     stats: dict[str, Any]
+    interference: Digest | None = None
 
     _version: str = PrivateAttr(default="")
 
@@ -72,7 +74,8 @@ class Manifest(Record):
 
     def objects(self) -> tuple[str, ...]:
         """Digests of every object that this version is made of."""
-        return (self.catalogue, self.keys, *(segment.sha256 for segment in self.segments))
+        beside = () if self.interference is None else (self.interference,)
+        return (self.catalogue, self.keys, *beside, *(segment.sha256 for segment in self.segments))
 
 
 def canonical_json(value: Any, what: str) -> bytes:

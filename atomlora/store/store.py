@@ -24,6 +24,7 @@ from atomlora.errors import StoreError
 from atomlora.store.cache import CatalogueIndex
 from atomlora.store.catalogue import Catalogue, Entry
 from atomlora.store.files import DamagedFileError, make_folder
+from atomlora.store.interference import read_interference
 from atomlora.store.keys import read_keys
 from atomlora.store.layout import HEX, MINIMUM_PREFIX, is_ours, read_head, require_store, resolve_version
 from atomlora.store.lock import WriterLock
@@ -33,6 +34,7 @@ from atomlora.store.objects import ObjectFolder
 from atomlora.store.segments import Place, read_record
 
 if TYPE_CHECKING:
+    from atomlora.interference.records import InterferenceRecords
     from atomlora.store.writer import StoreWriter
 
 _OPEN_SEGMENTS = 64  # each mapping costs a file descriptor
@@ -168,6 +170,11 @@ class Store:
     def keys(self) -> tuple[np.ndarray, np.ndarray]:
         """Embeddings float32 (n, d) and positions int32 (n,) in the catalogue; read-only, verified."""
         return read_keys(self._objects, self.manifest.keys, len(self))
+
+    def interference(self) -> InterferenceRecords | None:
+        """What the version's atoms do to each other, verified; None where nothing was measured."""
+        digest = self.manifest.interference
+        return None if digest is None else read_interference(self._objects, digest)
 
     def cache_path(self, name: str) -> Path:
         """Where a cache called `name` (a plain file name) lies. What is put there must carry `version` and

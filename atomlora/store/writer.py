@@ -14,6 +14,7 @@ import numpy as np
 
 from atomlora.atom import Atom, Target, record_size
 from atomlora.errors import CorruptStoreError, StoreError
+from atomlora.interference.records import InterferenceRecords
 from atomlora.store.catalogue import Catalogue, Entry, write_catalogue
 from atomlora.store.files import (
     DamagedFileError,
@@ -23,6 +24,7 @@ from atomlora.store.files import (
     replace_durably,
     writing,
 )
+from atomlora.store.interference import write_interference
 from atomlora.store.keys import write_keys
 from atomlora.store.layout import read_head
 from atomlora.store.lock import WriterLock
@@ -116,11 +118,13 @@ class StoreWriter:
         calibration: Mapping[str, Any] | None = None,
         stats: Mapping[str, Any] | None = None,
         created: str | None = None,
+        interference: InterferenceRecords | None = None,
     ) -> Manifest:
         """Make `atoms` (in this order: position = index) the current version, and return its manifest.
 
         `keys` are embeddings float32 (n, d) and positions int32 (n,). Provenances and labels are taken from
-        `atoms` as they are given; the weights must have been staged, now or earlier. Raises StoreError
+        `atoms` as they are given; the weights must have been staged, now or earlier. `interference` are records of
+        what these atoms do to each other. Raises StoreError
         otherwise, or when the disk fails: then the version before stays the current one, unless only the very
         last fsync failed.
         """
@@ -143,6 +147,7 @@ class StoreWriter:
             keys=write_keys(self._objects, *keys, atoms=len(entries)),
             calibration=dict(calibration or {}),
             stats=dict(stats or {}),
+            interference=None if interference is None else write_interference(self._objects, interference),
         )
         written = self._manifests.write(manifest)
         replace_durably(self.path / "HEAD", f"{written.version}\n".encode())
@@ -234,7 +239,7 @@ class StoreWriter:
             except StoreError as error:
                 _logger.warning("%s", error)
                 continue
-            found |= {manifest.catalogue, manifest.keys}
+            found |= {manifest.catalogue, manifest.keys, manifest.interference or manifest.keys}
         return found
 
     def _age(self, digest: str) -> tuple[int, str]:
