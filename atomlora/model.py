@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from atomlora.atom import Atom
     from atomlora.bases import Base
     from atomlora.composer import Composer, Policy, Selection
+    from atomlora.interference.policy import PolicySettings
     from atomlora.router import Embedder, Route, RoutedAtom, Router, RouterSettings
     from atomlora.runtime.composed import ComposedModel
 
@@ -57,6 +58,7 @@ class AtomLoRA:
         router: RouterSettings | None = None,
         embedder: Embedder | None = None,
         policies: Sequence[Policy] = (),
+        interference: PolicySettings | None = None,
         capacity: int = 64,
     ) -> None:
         """Use `AtomLoRA.open`."""
@@ -64,7 +66,7 @@ class AtomLoRA:
         self._wanted_base: Base | str = base or store.manifest.base.name
         self._device, self._dtype = device, dtype
         self._router_settings, self._embedder = router, embedder
-        self._policies, self._capacity = policies, capacity
+        self._policies, self._interference, self._capacity = policies, interference, capacity
         self._parts: dict[str, Any] = {}
         self._lock = threading.RLock()
 
@@ -77,7 +79,8 @@ class AtomLoRA:
         `base`: name, folder or loaded `Base` (default: the one the store was compiled for); `device`: auto,
         cpu, cuda…. Settings: `version` (a digest or its start), `dtype` (auto: float32 on CPU, bfloat16 on
         GPU), `router` (RouterSettings), `embedder` (default: the store's), `policies` (see `Composer`),
-        `capacity` (atoms resident at once). Raises StoreError; BaseModelError, naming both, when the base is
+        `interference` (PolicySettings: what is done about atoms that the store's records say disturb each
+        other; the last policy), `capacity` (atoms resident at once). Raises StoreError; BaseModelError, naming both, when the base is
         not the store's: here where `base` is given, else when it is first needed.
         """
         store = Store.open(store_path, version=settings.pop("version", None))
@@ -187,6 +190,7 @@ class AtomLoRA:
     @property
     def composer(self) -> Composer:
         from atomlora.composer import Composer
+        from atomlora.interference.policy import store_policies
 
         return self._part(
             "composer",
@@ -195,7 +199,7 @@ class AtomLoRA:
                 self.base.model,
                 self.atoms,
                 capacity=self._capacity,
-                policies=self._policies,
+                policies=(*self._policies, *store_policies(self.store, self._interference)),
             ),
         )
 

@@ -65,6 +65,14 @@ class TrainSettings(Settings):
         return bool(self.silence_rows and self.silence_weight)
 
 
+class InterferenceSettings(Settings):
+    """What is measured of every atom at the end of a compile run: beside how many of its nearest neighbours in the
+    router's space (0: nothing), and on how many of its statements."""
+
+    neighbours: int = Field(8, ge=0)
+    probes: int = Field(1, ge=1)
+
+
 class CompileSettings(Settings):
     """Everything that decides what a compile run produces, and how much memory it may take."""
 
@@ -74,7 +82,8 @@ class CompileSettings(Settings):
     max_questions: int = Field(6, ge=1, le=64)
     slots: int = Field(24, ge=1)
     embedder: str = "minilm"
+    interference: InterferenceSettings = InterferenceSettings()
 
     def recipe(self) -> str:
-        """Digest of what shapes an atom's training (batch size and router do not)."""
+        """Digest of what shapes an atom's training (batch size, router and what is measured do not)."""
         return digest_json([PROCEDURE, self.adapter.model_dump(mode="json"), self.train.model_dump(mode="json")])

@@ -7,6 +7,7 @@ interrupted.
 import click
 
 from atomlora.cli.asking import ask, route
+from atomlora.cli.checking import check
 from atomlora.cli.compiling import compile_command
 from atomlora.cli.evaluating import eval_command
 from atomlora.cli.group import Commands
@@ -20,5 +21,5 @@ def main() -> None:
     """Documents become knowledge atoms, atoms become micro-LoRAs, a router stacks the right ones."""
 
 
-for command in (sample, compile_command, ask, route, eval_command, show, log, verify):
+for command in (sample, compile_command, ask, route, eval_command, check, show, log, verify):
     main.add_command(command)

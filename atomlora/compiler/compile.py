@@ -17,6 +17,7 @@ from atomlora.compiler.session import TrainingSession
 from atomlora.compiler.shape import resolve_targets
 from atomlora.corpora import Passage, SkippedFile, read_corpus, split_document
 from atomlora.errors import InputError
+from atomlora.interference.compiling import compiled_interference
 from atomlora.questions import load_user_questions, writer_for
 from atomlora.questions.types import AtomText, Question, QuestionWriter
 from atomlora.router import Embedder, fit_calibration, load_embedder
@@ -67,6 +68,16 @@ def compile_corpus(
         teller.tell("route", 0, len(atoms))
         before = _committed(Path(store)) if writer.head else set()
         keys, calibration = _keys(atoms, embedder, writer, Path(store))
+        teller.tell("route", len(atoms), len(atoms))
+        interference = compiled_interference(
+            loaded,
+            targets,
+            atoms,
+            keys,
+            writer,
+            settings.interference,
+            lambda done, total: teller.tell("interference", done, total),
+        )
         ids = {atom.id for atom in atoms}
         failed = tuple(_failure(atom) for atom in atoms if not atom.record.passed)
         manifest = writer.commit(
@@ -78,6 +89,7 @@ def compile_corpus(
             recipe=recipe,
             targets=targets,
             calibration=calibration,
+            interference=interference,
             stats={
                 "atoms_total": len(atoms),
                 "atoms_new": len(ids - before),
@@ -86,7 +98,6 @@ def compile_corpus(
                 "atoms_failed": len(failed),
             },
         )
-    teller.tell("route", len(atoms), len(atoms))
     teller.close()
     seconds = time.perf_counter() - began
     return CompileReport(

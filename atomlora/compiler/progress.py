@@ -11,7 +11,7 @@ from pydantic import Field
 from atomlora.atom import Record
 from atomlora.corpora import SkippedFile
 
-Stage = Literal["read", "questions", "pool", "train", "route"]
+Stage = Literal["read", "questions", "pool", "train", "route", "interference"]
 
 
 class CompileProgress(Record):

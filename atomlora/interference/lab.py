@@ -52,25 +52,33 @@ class Outcome:
 
 
 class Lab:
-    """A base with some atoms of a store in reach. `weights` gives an atom's record (uint16, bfloat16)."""
+    """A base, and some atoms of a store in reach, whose weights come as records (uint16, bfloat16)."""
 
-    def __init__(self, base: Base, targets: tuple[Target, ...], atoms: Sequence[Atom], weights: Weights) -> None:
+    def __init__(self, base: Base, targets: tuple[Target, ...]) -> None:
         self.base, self.targets = base, targets
         first_late = min(target.layer for target in targets)
         self.trunk = Trunk(base.model, first_late, common_prefix(base.tokenizer), base.tokenizer.pad_token_id)
         self.head = CandidateHead(base.model)
-        self.mount(atoms, weights)
+        self._adapters: StackedAdapters | None = None
+        self.atoms: list[Atom] = []
 
     def mount(self, atoms: Sequence[Atom], weights: Weights) -> None:
         """Have these atoms in reach instead of those before."""
         self.atoms = list(atoms)
-        self.place = {atom.id: number for number, atom in enumerate(self.atoms)}
         pool = frozen_pool(self.atoms, weights, self.targets, self.base.model.device)
         self._adapters = StackedAdapters(self.base.model, self.targets, 1, 1, 1.0, pool)
+
+    def mount_for(self, atoms: Sequence[Atom], weights: Weights, stacks: Sequence[Stack]) -> list[Stack]:
+        """Have those of `atoms` in reach that `stacks` name by their numbers; returns the stacks by their places."""
+        used = sorted({number for stack in stacks for number in stack.atoms})
+        place = {number: at for at, number in enumerate(used)}
+        self.mount([atoms[number] for number in used], weights)
+        return [Stack(tuple(place[number] for number in stack.atoms), stack.weights) for stack in stacks]
 
     @property
     def pool(self) -> FrozenPool:
         """Their factors; scaling is 1, as each atom's own stands in its Bt."""
+        assert self._adapters is not None
         assert self._adapters.pool is not None
         return self._adapters.pool
 
@@ -86,6 +94,7 @@ class Lab:
     @contextmanager
     def mounted(self, stacks: Sequence[Stack]) -> Iterator[None]:
         """Within: row i of a batch mounts `stacks[i]`."""
+        assert self._adapters is not None
         owner = torch.zeros(len(stacks), dtype=torch.int64, device=self.base.model.device)
         with self._adapters.mounted(mixture(owner, [Mounted(0.0, s.atoms, s.weights) for s in stacks])):
             yield

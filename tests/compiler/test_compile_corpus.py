@@ -76,7 +76,7 @@ def test_first_compile_learns_and_tells(compile_, tmp_path, documents, trained):
         "ferry.md", "tower.md", "notes/garden.md",
     }  # fmt: skip
     stages = list(dict.fromkeys(event.stage for event in told))
-    assert [s for s in stages if s != "pool"] == ["read", "questions", "train", "route"]
+    assert [s for s in stages if s != "pool"] == ["read", "questions", "train", "route", "interference"]
     last = [event for event in told if event.stage == "train"][-1]
     assert (last.done, last.total, last.recall) == (4, 4, 1.0)
     assert set(stages) == set(report.seconds_by_stage)

@@ -132,7 +132,9 @@ def records(items):
 
 @pytest.fixture
 def lab(base, items, records):
-    return Lab(base, TARGETS, [atom for atom, _ in items], lambda atom: records[atom.id])
+    lab = Lab(base, TARGETS)
+    lab.mount([atom for atom, _ in items], lambda atom: records[atom.id])
+    return lab
 
 
 @pytest.fixture
