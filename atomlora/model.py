@@ -80,8 +80,8 @@ class AtomLoRA:
         cpu, cuda…. Settings: `version` (a digest or its start), `dtype` (auto: float32 on CPU, bfloat16 on
         GPU), `router` (RouterSettings), `embedder` (default: the store's), `policies` (see `Composer`),
         `interference` (PolicySettings: what is done about atoms that the store's records say disturb each
-        other; the last policy), `capacity` (atoms resident at once). Raises StoreError; BaseModelError, naming both, when the base is
-        not the store's: here where `base` is given, else when it is first needed.
+        other; the last policy), `capacity` (atoms resident at once). Raises StoreError; BaseModelError, naming
+        both, when the base is not the store's: here where `base` is given, else when it is first needed.
         """
         store = Store.open(store_path, version=settings.pop("version", None))
         opened = cls(store, base, device, **settings)

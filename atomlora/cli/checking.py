@@ -13,13 +13,17 @@ from atomlora.cli import options
 @click.command()
 @options.store_argument
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write a report to this file.")
-@click.option("--golden", type=click.Path(path_type=Path), help="Ask these questions (as eval does), not the atoms' own.")
+@click.option(
+    "--golden", type=click.Path(path_type=Path), help="Ask these questions (as eval does), not the atoms' own."
+)
 @click.option("--measure", is_flag=True, help="Keep what is measured in the store, as its next version.")
 @click.option("--questions", default=64, show_default=True, type=click.IntRange(min=1), help="On how many.")
 @options.base_option
 @options.device_option
 @options.json_option
-def check(store: Path, html: Path | None, measure: bool, as_json: bool, base: str | None, device: str, **how: Any) -> None:
+def check(
+    store: Path, html: Path | None, measure: bool, as_json: bool, base: str | None, device: str, **how: Any
+) -> None:
     """Check how atoms stack.
 
     Tells which pairs of atoms disturb each other, how well an atom is recalled beside 1, 3 and 7 others, and what a

@@ -56,29 +56,35 @@ def show_check(report: CheckReport, as_json: bool) -> None:
         return
     harmful = sum(pair.damage > 10 for pair in report.pairs)
     click.echo(
-        f"{report.store}: {report.atoms} atoms, {len(report.pairs)} pairs of neighbours, of which {harmful} are expected "
-        f"to cost more than 10 points of recall at weight 1; checked in {report.seconds:.0f} s"
+        f"{report.store}: {report.atoms} atoms, {len(report.pairs)} pairs of neighbours, of which {harmful} are "
+        f"expected to cost more than 10 points of recall at weight 1; checked in {report.seconds:.0f} s"
     )
     rows = [
         [pair.a[:12], pair.b[:12], pair.damage, pair.delta_nll, pair.overlap, pair.kl] for pair in report.pairs[:SHOWN]
     ]
     if rows:
         click.echo("\nThe worst: b beside a, both at weight 1")
-        render.table(["a", "b", "points lost", "delta nll", "overlap", "kl"], [[*row[:2], *_three(row[2:])] for row in rows])
+        render.table(
+            ["a", "b", "points lost", "delta nll", "overlap", "kl"], [[*row[:2], *_three(row[2:])] for row in rows]
+        )
     click.echo(f"\nRecall of whole statements, {'people' if report.asked == 'golden' else 'training'} questions")
     header = ["beside", "weights", *(f"k={one}" for one in sorted({row.k for row in report.stacked_recall}))]
     kinds = dict.fromkeys((row.others, row.weights) for row in report.stacked_recall)
     render.table(
         header,
         [
-            [others, weights, *(f"{r.recall:.3f}" for r in report.stacked_recall if (r.others, r.weights) == (others, weights))]
+            [
+                others,
+                weights,
+                *(f"{r.recall:.3f}" for r in report.stacked_recall if (r.others, r.weights) == (others, weights)),
+            ]
             for others, weights in kinds
         ],
     )
     off = report.off_topic
     click.echo(
-        f"\nOff topic, one wrong atom at weight 1 ({off.questions} unseen general questions): KL {off.kl:.4f} nats a token, "
-        f"{off.unchanged:.1%} of answers unchanged ({off.interval[0]:.1%}-{off.interval[1]:.1%}); as routed, with "
+        f"\nOff topic, one wrong atom at weight 1 ({off.questions} unseen general questions): KL {off.kl:.4f} nats "
+        f"a token, {off.unchanged:.1%} of answers unchanged ({off.interval[0]:.1%}-{off.interval[1]:.1%}); as routed, with "
         f"abstaining on: {off.routed_unchanged:.1%}"
     )
 
@@ -87,11 +93,13 @@ def write_report(model: AtomLoRA, report: CheckReport, path: Path) -> None:
     """Write the HTML report; InputError when the file cannot be written."""
     from atomlora.interference.report import report_html
 
-    page = report_html(report, list(model.atoms.values()), *model.store.keys())
+    page = report_html(report, list(model.atoms.values()), model.store.keys())
     try:
         path.write_text(page, encoding="utf-8")
     except OSError as error:
-        raise InputError(f"--html {path}: cannot be written ({error.strerror}); name a file in a folder that is there") from error
+        raise InputError(
+            f"--html {path}: cannot be written ({error.strerror}); name a file in a folder that is there"
+        ) from error
 
 
 def _three(values: list[float]) -> list[str]:

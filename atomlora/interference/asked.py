@@ -19,14 +19,10 @@ def own_questions(atoms: Sequence[Atom], limit: int) -> list[tuple[str, int, str
     """(question, number of the atom, its statement): one training question each of `limit` atoms, evenly spread."""
     many = min(limit, len(atoms))
     numbers = [at * len(atoms) // many for at in range(many)]
-    return [
-        (question, number, statement) for number in numbers for question, statement in wordings(atoms[number])[:1]
-    ]
+    return [(question, number, statement) for number in numbers for question, statement in wordings(atoms[number])[:1]]
 
 
-def golden_questions(
-    golden: Sequence[GoldenQuestion], atoms: Sequence[Atom], limit: int
-) -> list[tuple[str, int, str]]:
+def golden_questions(golden: Sequence[GoldenQuestion], atoms: Sequence[Atom], limit: int) -> list[tuple[str, int, str]]:
     """The same of people's questions, `limit` of those that exactly one atom of their sources answers."""
     found = []
     for one in golden:

@@ -140,7 +140,7 @@ def measured_now(
 
 def checked_pairs(records: InterferenceRecords) -> tuple[CheckedPair, ...]:
     """All recorded pairs with what is predicted of them, the most harmful first."""
-    predictor = Predictor(records)
+    predictor = Predictor.of(records)
     found = [
         CheckedPair(
             a=a,

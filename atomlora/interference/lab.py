@@ -145,9 +145,7 @@ class Lab:
 def frozen_pool(atoms: Sequence[Atom], weights: Weights, targets: tuple[Target, ...], device: Any) -> FrozenPool:
     """The atoms' factors stacked in float32, smaller ranks filled up with zeros, scaling multiplied into Bt."""
     rank = max((atom.rank for atom in atoms), default=1)
-    factors = [
-        (torch.zeros(len(atoms), rank, t.d_in), torch.zeros(len(atoms), rank, t.d_out)) for t in targets
-    ]
+    factors = [(torch.zeros(len(atoms), rank, t.d_in), torch.zeros(len(atoms), rank, t.d_out)) for t in targets]
     for number, atom in enumerate(atoms):
         flat = (weights(atom).astype(np.uint32) << 16).view(np.float32)
         for (a, bt), (mine_a, mine_bt) in zip(factors, split_record(flat, atom.rank, targets), strict=True):
@@ -158,7 +156,5 @@ def frozen_pool(atoms: Sequence[Atom], weights: Weights, targets: tuple[Target, 
 
 def wordings(atom: Atom) -> list[tuple[str, str]]:
     """What the atom was trained on: (question, statement)."""
-    draft = Draft(
-        atom.type, atom.title, atom.text, atom.headings, atom.labels, atom.provenances, atom.questions
-    )
+    draft = Draft(atom.type, atom.title, atom.text, atom.headings, atom.labels, atom.provenances, atom.questions)
     return [(wording.question, wording.answer) for wording in training_wordings(draft)]

@@ -166,9 +166,7 @@ def _watching(lab: Lab) -> Iterator[list[tuple[Tensor, Tensor]]]:
             handle.remove()
 
 
-def _overlaps(
-    lab: Lab, seen: Sequence[tuple[Tensor, Tensor]], real: Tensor, row: Tensor, other: Tensor
-) -> Tensor:
+def _overlaps(lab: Lab, seen: Sequence[tuple[Tensor, Tensor]], real: Tensor, row: Tensor, other: Tensor) -> Tensor:
     """||s B_j A_j h|| / ||W h|| of each (row, other), (P,): mean over its answer's columns and all adapted layers."""
     found = torch.zeros(len(row), device=real.device)
     for (x, norms), (a, bt) in zip(seen, lab.pool.factors, strict=True):

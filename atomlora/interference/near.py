@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 SHORTLIST = 8  # times as many atoms by their mean key as are then looked at key by key
@@ -19,7 +21,7 @@ def nearest(embeddings: np.ndarray, positions: np.ndarray, atoms: int, many: int
         return np.zeros((atoms, 0), np.int64)
     order = np.argsort(positions, kind="stable")
     starts = np.searchsorted(positions[order], np.arange(atoms + 1))
-    keys = [embeddings[order[first:last]] for first, last in zip(starts, starts[1:], strict=False)]
+    keys = [embeddings[order[first:last]] for first, last in pairwise(starts)]
     means = np.stack([key.mean(0) if len(key) else np.zeros(embeddings.shape[1], np.float32) for key in keys])
     found = np.zeros((atoms, many), np.int64)
     listed = min(many * SHORTLIST, atoms - 1)

@@ -123,7 +123,7 @@ def store_policies(store: Store, settings: PolicySettings | None = None) -> tupl
     """The policy of a store that has interference records; none where it has not."""
     settings = settings or PolicySettings()
     records = None if settings.action == "off" else store.interference()
-    return () if records is None else (InterferencePolicy(Predictor(records), settings),)
+    return () if records is None else (InterferencePolicy(Predictor.of(records), settings),)
 
 
 def _points(loss: float) -> str:

@@ -1,14 +1,14 @@
 """What a stack will do to each of its atoms, from records alone: no forward pass.
 
-The strain on an atom is what its companions add to its NLL per answer token: those of stored pairs at weight 1, shrunk
-to the weights at hand and added up. A pair that was not measured is taken for an ordinary one of the two atoms: what the
-first suffers from its neighbours at large, times how loud the second is beside its own. Strain becomes damage, the
+The strain on an atom is what its companions add to its NLL per answer token: those of stored pairs at weight 1,
+shrunk to the weights at hand and added up. A pair that was not measured is taken for an ordinary one of the two atoms:
+what the first suffers from its neighbours at large, times how loud the second is beside its own. Strain becomes damage, the
 expected loss of recall in points, by a logistic curve (see `STRAIN_AT_HALF`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from atomlora.interference.records import InterferenceRecords
@@ -29,10 +29,11 @@ class Predicted(NamedTuple):
 
 
 class Predictor:
-    """Predicts from the records of one version. Atoms without records are taken for ordinary ones."""
+    """Predicts from the measured pairs of one version: {(atom, other): change of the atom's NLL per answer token, both
+    at weight 1}. Atoms without pairs are taken for ordinary ones."""
 
-    def __init__(self, records: InterferenceRecords) -> None:
-        self._pairs = {pair: max(0.0, record.delta_nll) for pair, record in records.pairs.items()}
+    def __init__(self, pairs: Mapping[tuple[str, str], float]) -> None:
+        self._pairs = {pair: max(0.0, change) for pair, change in pairs.items()}
         suffered: dict[str, list[float]] = {}
         done: dict[str, list[float]] = {}
         for (atom, other), strain in self._pairs.items():
@@ -41,6 +42,11 @@ class Predictor:
         self._mean = sum(self._pairs.values()) / max(len(self._pairs), 1)
         self._frail = {atom: _shrunk(found, self._mean) for atom, found in suffered.items()}
         self._loud = {atom: _shrunk(found, self._mean) for atom, found in done.items()}
+
+    @classmethod
+    def of(cls, records: InterferenceRecords) -> Predictor:
+        """The predictor of a version's records."""
+        return cls({pair: record.delta_nll for pair, record in records.pairs.items()})
 
     def strain(self, atom: str, other: str) -> float:
         """Nats per answer token that `other` adds to `atom`'s NLL, both at weight 1."""
@@ -52,8 +58,8 @@ class Predictor:
         return self._frail.get(atom, self._mean) * self._loud.get(other, self._mean) / self._mean
 
     def stack(self, ids: Sequence[str], weights: Sequence[float]) -> list[Predicted]:
-        """For each atom of a stack: what happens to it when it leads at weight 1 and the others stand beside it at their
-        weights."""
+        """For each atom of a stack: what happens to it when it leads at weight 1 and the others stand beside it at
+        their weights."""
         shares = [share(weight) for weight in weights]
         found = []
         for at, atom in enumerate(ids):

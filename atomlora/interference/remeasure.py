@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from atomlora.errors import StoreError
 from atomlora.interference.check import Progress, measured_now
 from atomlora.interference.lab import Lab
-from atomlora.errors import StoreError
 from atomlora.store import Manifest, Store
 
 if TYPE_CHECKING:

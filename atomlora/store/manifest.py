@@ -46,8 +46,8 @@ class SegmentEntry(Record):
 
 class Manifest(Record):
     """One version of a store. `created` is UTC in ISO 8601; `settings` are the effective compile settings;
-    `recipe` is the digest of the training settings; `parent` names the version before, None for the first; `interference`
-    names the records of what its atoms do to each other, None where nothing was measured."""
+    `recipe` is the digest of the training settings; `parent` names the version before, None for the first;
+    `interference` names the records of what its atoms do to each other, None where nothing was measured."""
 
     format_version: int = FORMAT_VERSION
     parent: Digest | None

@@ -27,7 +27,7 @@ def measured(lab, items, records):
 def test_figures_are_the_full_heads_where_all_tokens_are_candidates(lab, items, measured, monkeypatch):
     monkeypatch.setattr(lab.head, "shared", lab.head.weight.shape[0])
     found = measured()
-    lab.mount([atom for atom, _ in items], lambda atom: dict((a.id, r) for a, r in items)[atom.id])
+    lab.mount([atom for atom, _ in items], lambda atom: {a.id: r for a, r in items}[atom.id])
     for number, atom in enumerate(found.atoms):
         rows = lab.rows(probe_examples(lab, lab.atoms[number], 1))
         for pair, other in zip(atom.pairs, NEAR[number], strict=True):
@@ -42,7 +42,7 @@ def test_figures_are_the_full_heads_where_all_tokens_are_candidates(lab, items, 
 
 def test_overlap_is_the_share_of_what_the_layers_say(base, lab, items, measured):
     found = measured()
-    lab.mount([atom for atom, _ in items], lambda atom: dict((a.id, r) for a, r in items)[atom.id])
+    lab.mount([atom for atom, _ in items], lambda atom: {a.id: r for a, r in items}[atom.id])
     own, other = 3, 4
     rows = lab.rows(probe_examples(lab, lab.atoms[own], 1))
     seen = []
