@@ -84,8 +84,8 @@ def show_check(report: CheckReport, as_json: bool) -> None:
     off = report.off_topic
     click.echo(
         f"\nOff topic, one wrong atom at weight 1 ({off.questions} unseen general questions): KL {off.kl:.4f} nats "
-        f"a token, {off.unchanged:.1%} of answers unchanged ({off.interval[0]:.1%}-{off.interval[1]:.1%}); as routed, with "
-        f"abstaining on: {off.routed_unchanged:.1%}"
+        f"a token, {off.unchanged:.1%} of answers unchanged ({off.interval[0]:.1%}-{off.interval[1]:.1%}); as routed, "
+        f"with abstaining on: {off.routed_unchanged:.1%}"
     )
 
 

@@ -48,6 +48,7 @@ class CheckedPair(Record):
     a: str
     b: str
     delta_nll: float
+    half_delta_nll: float
     overlap: float
     kl: float
     flips: float

@@ -104,7 +104,7 @@ def _measure(lab: Lab, wanted: Sequence[tuple[int, Sequence[int]]], probes: int)
         ]
 
 
-_FIGURES = ("delta_nll", "overlap", "kl", "flips")
+_FIGURES = ("delta_nll", "half_delta_nll", "overlap", "kl", "flips")
 
 
 def _mean(found: Sequence[tuple[float, ...]]) -> list[float]:
@@ -125,15 +125,17 @@ def _beside(
     assert every.teacher is not None
     before = answer_nll(every.teacher, every)
     greedy = every.teacher.argmax(-1) == every.target
-    mixed = [Stack.at_one(*stacks[one].atoms, number) for one, number in beside]
+    mixed = [[Stack((*stacks[one].atoms, number), (1.0, gate)) for one, number in beside] for gate in (1.0, 0.5)]
     for part in torch.arange(len(beside)).split(PASS_ROWS):
         at = row[part]
         few = Candidates(every.head[at], every.bias[at], every.target[at], every.teacher[at])
-        logits = lab.head.logits(lab.hidden(rows.select(at), [mixed[i] for i in part.tolist()]), few)
+        logits, halved = (
+            lab.head.logits(lab.hidden(rows.select(at), [stacked[i] for i in part.tolist()]), few) for stacked in mixed
+        )
         many = real[at].sum(1)
-        delta = ((answer_nll(logits, few) - before[at]) * real[at]).sum(1) / many
+        delta, half = (((answer_nll(x, few) - before[at]) * real[at]).sum(1) / many for x in (logits, halved))
         flips = (greedy[at] & (logits.argmax(-1) != few.target) & real[at]).sum(1) / many
-        found = torch.stack([delta, overlaps[part], silence_loss(logits, few, real[at]), flips], dim=1)
+        found = torch.stack([delta, half, overlaps[part], silence_loss(logits, few, real[at]), flips], dim=1)
         yield from (tuple(figures) for figures in found.tolist())
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from atomlora.answers import Conflict
-from atomlora.interference.predict import Predicted, Predictor, share, strain_at, weight_of
+from atomlora.interference.predict import Predicted, Predictor, strain_at
 
 if TYPE_CHECKING:
     from atomlora.composer import Policy, Selection
@@ -100,9 +100,8 @@ class InterferencePolicy:
             atoms = list(selection.atoms)
             other = atoms[worst]
             blamed.setdefault(other.id, (atoms[harmed].id, expected.damage))
-            whole = self.predictor.strain(atoms[harmed].id, other.id)
-            rest = expected.strain - share(other.weight) * whole
-            allowed = weight_of((limit - rest) / whole) if rest < limit else 0.0
+            pair_of = self.predictor.pair(atoms[harmed].id, other.id)
+            allowed = pair_of.weight(limit - (expected.strain - pair_of.at(other.weight)))
             atoms[worst] = other.model_copy(update={"weight": min(allowed, other.weight)})
             selection = selection.model_copy(update={"atoms": tuple(atoms)})
         notes = [

@@ -32,7 +32,8 @@ def test_figures_are_the_full_heads_where_all_tokens_are_candidates(lab, items, 
         rows = lab.rows(probe_examples(lab, lab.atoms[number], 1))
         for pair, other in zip(atom.pairs, NEAR[number], strict=True):
             alone, beside = Stack.at_one(number), Stack.at_one(number, int(other))
-            outcome = lab.outcome(rows, [0, 0], [alone, beside])
+            outcome = lab.outcome(rows, [0, 0, 0], [alone, beside, Stack((number, int(other)), (1.0, 0.5))])
+            assert pair.half_delta_nll == pytest.approx(float(outcome.nll[2] - outcome.nll[0]), abs=2e-4)
             assert pair.other == lab.atoms[other].id
             assert pair.delta_nll == pytest.approx(float(outcome.nll[1] - outcome.nll[0]), abs=2e-4)
             real = rows.targets != IGNORED

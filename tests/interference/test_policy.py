@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from atomlora.composer import Selection
 from atomlora.interference.policy import InterferencePolicy, PolicySettings, store_policies
-from atomlora.interference.predict import Predictor, damage, share, strain_at, weight_of
+from atomlora.interference.predict import Pair, Predictor, damage, strain_at
 from atomlora.router import RoutedAtom
 
 IDS = [letter * 64 for letter in "abcdefgh"]
@@ -20,8 +20,8 @@ def selection(*weights):
 @pytest.fixture
 def policy():
     """policy(**settings): a's statement is lost beside b; c and d disturb nobody."""
-    quiet = {(x, y): 0.001 for x in IDS[:4] for y in IDS[:4] if x != y}
-    predictor = Predictor(quiet | {(IDS[0], IDS[1]): 2.0})
+    quiet = {(x, y): (0.001, 0.0001) for x in IDS[:4] for y in IDS[:4] if x != y}
+    predictor = Predictor(quiet | {(IDS[0], IDS[1]): (2.0, 0.5)})
     return lambda **settings: InterferencePolicy(predictor, PolicySettings(**settings))
 
 
@@ -37,12 +37,16 @@ def test_damage_grows_with_strain_and_comes_back():
     assert curve == sorted(curve)
     assert 0 < curve[0] < 5 < 95 < curve[-1] < 100
     assert damage(strain_at(10.0)) == pytest.approx(10.0)
-    assert weight_of(share(0.3)) == pytest.approx(0.3)
+    pair = Pair(2.0, 3.0)
+    assert pair.weight(pair.at(0.3)) == pytest.approx(0.3)
+    assert pair.weight(0.0) == pair.weight(-1.0) == 0.0
+    assert Pair(0.0, 3.0).weight(0.1) > 1
 
 
 def test_a_pair_is_predicted_as_measured_and_more_weakly_at_a_lower_weight(policy):
     predictor = policy().predictor
-    assert predictor.strain(IDS[0], IDS[1]) == 2.0
+    assert predictor.pair(IDS[0], IDS[1]).at(1.0) == 2.0
+    assert predictor.pair(IDS[0], IDS[1]).at(0.5) == pytest.approx(0.5)
     whole, half = (predictor.stack(IDS[:2], (1.0, weight))[0] for weight in (1.0, 0.5))
     assert whole.worst == half.worst == 1
     assert whole.strain == 2.0
@@ -52,13 +56,14 @@ def test_a_pair_is_predicted_as_measured_and_more_weakly_at_a_lower_weight(polic
 
 
 def test_pairs_without_a_record_are_those_of_a_frail_and_a_loud_atom():
-    measured = {(x, y): 0.1 for x in IDS[:5] for y in IDS[:5] if x != y and (x, y) != (IDS[0], IDS[4])}
-    measured |= {(x, IDS[4]): 1.0 for x in IDS[1:4]} | {(IDS[0], y): 0.5 for y in IDS[1:4]}
+    measured = {(x, y): (0.1, 0.02) for x in IDS[:5] for y in IDS[:5] if x != y and (x, y) != (IDS[0], IDS[4])}
+    measured |= {(x, IDS[4]): (1.0, 0.2) for x in IDS[1:4]} | {(IDS[0], y): (0.5, 0.1) for y in IDS[1:4]}
     predictor = Predictor(measured)
-    unknown = predictor.strain(IDS[0], IDS[4])
-    assert unknown > 0.5  # both are worse than most
-    assert predictor.strain(IDS[6], IDS[7]) == pytest.approx(sum(measured.values()) / len(measured))
-    assert Predictor({}).strain(IDS[0], IDS[1]) == 0.0
+    unknown = predictor.pair(IDS[0], IDS[4])
+    assert unknown.strain > 0.5  # both are worse than most
+    mean = sum(whole for whole, _ in measured.values()) / len(measured)
+    assert predictor.pair(IDS[6], IDS[7]).strain == pytest.approx(mean)
+    assert Predictor({}).pair(IDS[0], IDS[1]).strain == 0.0
 
 
 def test_what_harms_nobody_passes_untouched(policy):
@@ -110,9 +115,8 @@ def test_falling_back_keeps_the_first_atom(policy):
 )
 def test_whatever_was_measured_nothing_beyond_tolerance_is_left(strains, weights, action, tolerance):
     pairs = [(x, y) for x in IDS for y in IDS if x != y]
-    policy = InterferencePolicy(
-        Predictor(dict(zip(pairs, strains, strict=True))), PolicySettings(action=action, tolerance=tolerance)
-    )
+    measured = {pair: (strain, strain * 0.2) for pair, strain in zip(pairs, strains, strict=True)}
+    policy = InterferencePolicy(Predictor(measured), PolicySettings(action=action, tolerance=tolerance))
     chosen = selection(*weights)
     done = policy(chosen)
     assert done.atoms[0].id == IDS[0]
