@@ -20,6 +20,14 @@ METHODS = {"ties": "ties_svd", "dare": "dare_ties_svd"}
 DENSITY = 0.5  # of the entries of a delta that survive trimming (TIES) or dropping (DARE)
 
 
+def pool_of(adapters: Sequence[Sequence[tuple[Tensor, Tensor]]]) -> FrozenPool:
+    """Merged adapters of one rank as a frozen pool."""
+    factors = [
+        (torch.stack([a for a, _ in some]), torch.stack([bt for _, bt in some])) for some in zip(*adapters, strict=True)
+    ]
+    return FrozenPool(factors=tuple(factors), scaling=1.0)
+
+
 class Merger:
     """Merges atoms of a frozen pool (its scaling multiplied into Bt) into single adapters."""
 

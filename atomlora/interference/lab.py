@@ -65,7 +65,11 @@ class Lab:
     def mount(self, atoms: Sequence[Atom], weights: Weights) -> None:
         """Have these atoms in reach instead of those before."""
         self.atoms = list(atoms)
-        pool = frozen_pool(self.atoms, weights, self.targets, self.base.model.device)
+        records = [weights(atom) for atom in self.atoms]
+        self.reach(frozen_pool(self.atoms, records, self.targets, self.base.model.device))
+
+    def reach(self, pool: FrozenPool) -> None:
+        """Have the adapters of a pool in reach, by their places in it."""
         self._adapters = StackedAdapters(self.base.model, self.targets, 1, 1, 1.0, pool)
 
     def mount_for(self, atoms: Sequence[Atom], weights: Weights, stacks: Sequence[Stack]) -> list[Stack]:
@@ -142,12 +146,14 @@ class Lab:
         return torch.cat(parts) if parts else hidden.new_zeros(0)
 
 
-def frozen_pool(atoms: Sequence[Atom], weights: Weights, targets: tuple[Target, ...], device: Any) -> FrozenPool:
+def frozen_pool(
+    atoms: Sequence[Atom], records: Sequence[np.ndarray], targets: tuple[Target, ...], device: Any
+) -> FrozenPool:
     """The atoms' factors stacked in float32, smaller ranks filled up with zeros, scaling multiplied into Bt."""
     rank = max((atom.rank for atom in atoms), default=1)
     factors = [(torch.zeros(len(atoms), rank, t.d_in), torch.zeros(len(atoms), rank, t.d_out)) for t in targets]
-    for number, atom in enumerate(atoms):
-        flat = (weights(atom).astype(np.uint32) << 16).view(np.float32)
+    for number, (atom, record) in enumerate(zip(atoms, records, strict=True)):
+        flat = (record.astype(np.uint32) << 16).view(np.float32)
         for (a, bt), (mine_a, mine_bt) in zip(factors, split_record(flat, atom.rank, targets), strict=True):
             a[number, : atom.rank] = torch.from_numpy(mine_a.copy())
             bt[number, : atom.rank] = torch.from_numpy(mine_bt.copy()) * atom.scaling

@@ -1,11 +1,11 @@
 """What a stack will do to each of its atoms, from records alone: no forward pass.
 
-The strain on an atom is what its companions add to its NLL per answer token: what was measured of the pairs, brought to
-the weights at hand and added up. Between pairs measured at weight 1 and 1/2 strain goes as a power of the weight. A pair
-that was not measured is taken for an ordinary one of the two atoms: what the first suffers from its neighbours at large,
-times how loud the second is beside its own. Strain becomes damage, the expected loss of recall in points, by a logistic
-curve over its logarithm, fitted on 40 atoms of the sample corpus beside 12 others each, at weights .3, .5 and 1
-(bench/RESULTS.md).
+The strain on an atom is what its companions add to its NLL per answer token: what was measured of the pairs, brought
+to the weights at hand and added up. Between pairs measured at weight 1 and 1/2 strain goes as a power of the weight. A
+pair that was not measured is taken for an ordinary one of the two atoms: what the first suffers from its neighbours at
+large, times how loud the second is beside its own. Strain becomes damage, the expected loss of recall in points, by a
+logistic curve over its logarithm, fitted on 40 atoms of the sample corpus beside 12 others each, at weights .3, .5 and
+1 (bench/RESULTS.md).
 """
 
 from __future__ import annotations

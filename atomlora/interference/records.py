@@ -13,8 +13,8 @@ class PairRecord(Record):
     """What happens to an atom at weight 1 when the atom `other` joins it at weight 1, on statements that the first
     was trained to make, under teacher forcing.
 
-    `delta_nll`: change of the mean NLL per answer token, in nats; `half_delta_nll`: the same with `other` at weight 1/2,
-    from which follows what happens at gates. `overlap`: ||s B_j A_j h|| / ||W h||, mean over the
+    `delta_nll`: change of the mean NLL per answer token, in nats; `half_delta_nll`: the same with `other` at weight
+    1/2, from which follows what happens at gates. `overlap`: ||s B_j A_j h|| / ||W h||, mean over the
     answer's columns and over adapted modules, h being what the first atom alone makes of them: what `other` adds to
     layers, whether or not it points where the first one does. `kl`: KL(alone || joined) per answer token, in nats.
     `flips`: share of answer tokens that were greedy alone and are no longer. Those on answers are taken over a

@@ -79,7 +79,7 @@ def test_divergence_is_the_kl_of_whole_distributions(lab):
 
 
 def test_pool_scales_and_fills_up_smaller_ranks(lab, items, records):
-    pool = frozen_pool([atom for atom, _ in items], lambda atom: records[atom.id], lab.targets, "cpu")
+    pool = frozen_pool(*zip(*items, strict=True), lab.targets, "cpu")
     atom, record = items[2]
     size = atom.rank * lab.targets[0].d_in
     a = (record[:size].astype(np.uint32) << 16).view(np.float32).reshape(atom.rank, -1)
