@@ -4,7 +4,7 @@
 
 Without --store, two halves of the sample corpus are compiled into two stores, so the atoms of one have never been
 in a run with those of the other. Each question (people's wording) is asked with its own atom and k - 1 others mounted:
-`nearest`, those that the router ranks highest for it, or `random` ones, which then get the gates and scores of those; of
+`nearest`, those that the router ranks highest, or `random` ones, which then get the gates and scores of those; of
 the `same` run or of the `other`. Recall: the golden answer stands in the greedy answer. Operators:
 
 - gates: every atom at the router's gate, one statement; turns: the atom itself at weight 1, the others at their gates

@@ -29,8 +29,9 @@ def check(
     Tells which pairs of atoms disturb each other, how well an atom is recalled beside 1, 3 and 7 others, and what a
     wrong atom does to general questions that no training saw.
     """
-    from atomlora.cli.checks import run_check, show_check, write_report
+    from atomlora.cli.checks import check_place, run_check, show_check, write_report
 
+    check_place(html)
     with options.open_model(store, base, device) as model:
         report = run_check(model, measure, **how)
         if html is not None:
