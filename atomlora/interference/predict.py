@@ -1,11 +1,11 @@
 """What a stack will do to each of its atoms, from records alone: no forward pass.
 
 The strain on an atom is what its companions add to its NLL per answer token: what was measured of the pairs, brought
-to the weights at hand and added up. Between pairs measured at weight 1 and 1/2 strain goes as a power of the weight. A
-pair that was not measured is taken for an ordinary one of the two atoms: what the first suffers from its neighbours at
-large, times how loud the second is beside its own. Strain becomes damage, the expected loss of recall in points, by a
-logistic curve over its logarithm, fitted on 40 atoms of the sample corpus beside 12 others each, at weights .3, .5 and
-1 (bench/RESULTS.md).
+to the weights at hand and added up. Between pairs measured at weight 1 and 1/2 strain goes as a power of the weight.
+A pair that was not measured is taken for an ordinary one of the two atoms: what the first suffers from its neighbours
+at large, times how loud the second is beside its own (geometric means, which told harm better than arithmetic ones).
+Strain becomes damage, the expected loss of recall in points, by a logistic curve over its logarithm, fitted on 40
+atoms of the sample corpus beside 12 others each, at weights .3, .5 and 1 (bench/RESULTS.md).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ STRAIN_AT_HALF = 0.042  # nats per answer token at which half of all statements 
 STEEPNESS = 1.7  # of the curve, over the logarithm of the strain
 POWER = 3.2  # of the weight, where it was not measured: the median of the pairs
 POWERS = (1.0, 5.0)
+FAINT = 1e-3  # strains below this are alike where pairs are averaged
 QUIET = 1e-4  # strain that cannot be told from none
 
 
@@ -58,9 +59,11 @@ class Predictor:
         suffered: dict[str, list[float]] = {}
         done: dict[str, list[float]] = {}
         for (atom, other), pair in self._pairs.items():
-            suffered.setdefault(atom, []).append(pair.strain)
-            done.setdefault(other, []).append(pair.strain)
-        self._mean = sum(pair.strain for pair in self._pairs.values()) / max(len(self._pairs), 1)
+            logarithm = math.log(max(pair.strain, FAINT))
+            suffered.setdefault(atom, []).append(logarithm)
+            done.setdefault(other, []).append(logarithm)
+        every = [one for found in suffered.values() for one in found]
+        self._mean = sum(every) / len(every) if every else -math.inf
         self._frail = {atom: _shrunk(found, self._mean) for atom, found in suffered.items()}
         self._loud = {atom: _shrunk(found, self._mean) for atom, found in done.items()}
 
@@ -74,9 +77,10 @@ class Predictor:
         known = self._pairs.get((atom, other))
         if known is not None:
             return known
-        if not self._mean:
+        if not self._pairs:
             return Pair(0.0, POWER)
-        return Pair(self._frail.get(atom, self._mean) * self._loud.get(other, self._mean) / self._mean, POWER)
+        logarithm = self._frail.get(atom, self._mean) + self._loud.get(other, self._mean) - self._mean
+        return Pair(math.exp(logarithm), POWER)
 
     def stack(self, ids: Sequence[str], weights: Sequence[float]) -> list[Predicted]:
         """For each atom of a stack: what happens to it when it leads at weight 1 and the others stand beside it at
