@@ -36,4 +36,4 @@ def check(
         report = run_check(model, measure, **how)
         if html is not None:
             write_report(model, report, html)
-    show_check(report, as_json)
+        show_check(model, report, as_json)

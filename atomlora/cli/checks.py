@@ -12,10 +12,11 @@ from atomlora.cli.options import print_json
 from atomlora.errors import InputError
 
 if TYPE_CHECKING:
-    from atomlora.interference.check import CheckReport
+    from atomlora.interference.check import CheckedPair, CheckReport
     from atomlora.model import AtomLoRA
 
 SHOWN = 10  # pairs in the table; JSON and the report have more
+QUOTED = 40  # characters of an atom's text there
 STAGES = {"measure": "measuring pairs", "stack": "stacking", "off topic": "asking off topic"}
 
 
@@ -47,7 +48,7 @@ def run_check(model: AtomLoRA, measure: bool, *, golden: Path | None, questions:
             return check_store(again, settings, asked, listen)
 
 
-def show_check(report: CheckReport, as_json: bool) -> None:
+def show_check(model: AtomLoRA, report: CheckReport, as_json: bool) -> None:
     """The report as tables, or as one object."""
     if not report.recorded:
         click.echo("The store has no interference records; these were measured now (--measure keeps them)", err=True)
@@ -59,34 +60,30 @@ def show_check(report: CheckReport, as_json: bool) -> None:
         f"{report.store}: {report.atoms} atoms, {len(report.pairs)} pairs of neighbours, of which {harmful} are "
         f"expected to cost more than 10 points of recall at weight 1; checked in {report.seconds:.0f} s"
     )
-    rows = [
-        [pair.a[:12], pair.b[:12], pair.damage, pair.delta_nll, pair.overlap, pair.kl] for pair in report.pairs[:SHOWN]
-    ]
-    if rows:
+    if report.pairs:
         click.echo("\nThe worst: b beside a, both at weight 1")
-        render.table(
-            ["a", "b", "points lost", "delta nll", "overlap", "kl"], [[*row[:2], *_three(row[2:])] for row in rows]
-        )
-    click.echo(f"\nRecall of whole statements, {'people' if report.asked == 'golden' else 'training'} questions")
-    header = ["beside", "weights", *(f"k={one}" for one in sorted({row.k for row in report.stacked_recall}))]
+        rows = [_pair(model, pair) for pair in report.pairs[:SHOWN]]
+        render.table(["points lost", "delta nll", "overlap", "a", "says", "b", "says"], rows)
+    asked = "people's" if report.asked == "golden" else "training"
+    click.echo(f"\nShare of {asked} questions recalled, by the whole statement, the atom itself at weight 1")
+    ks = sorted({row.k for row in report.stacked_recall})
+    recall = {(row.others, row.weights, row.k): f"{row.recall:.3f}" for row in report.stacked_recall}
     kinds = dict.fromkeys((row.others, row.weights) for row in report.stacked_recall)
-    render.table(
-        header,
-        [
-            [
-                others,
-                weights,
-                *(f"{r.recall:.3f}" for r in report.stacked_recall if (r.others, r.weights) == (others, weights)),
-            ]
-            for others, weights in kinds
-        ],
-    )
+    rows = [[*kind, *(recall[(*kind, k)] for k in ks)] for kind in kinds]
+    render.table(["others", "at", *(f"k={k}" for k in ks)], rows)
     off = report.off_topic
     click.echo(
-        f"\nOff topic, one wrong atom at weight 1 ({off.questions} unseen general questions): KL {off.kl:.4f} nats "
-        f"a token, {off.unchanged:.1%} of answers unchanged ({off.interval[0]:.1%}-{off.interval[1]:.1%}); as routed, "
-        f"with abstaining on: {off.routed_unchanged:.1%}"
+        f"\nOff topic, {off.questions} general questions that no training saw\n"
+        f"one wrong atom at weight 1: {off.kl:.4f} nats a token off the base, {off.unchanged:.1%} of answers unchanged "
+        f"({off.interval[0]:.1%}-{off.interval[1]:.1%})\n"
+        f"as routed, abstaining on: {off.routed_unchanged:.1%} unchanged"
     )
+
+
+def _pair(model: AtomLoRA, pair: CheckedPair) -> list[str]:
+    says = [render.one_line(model.atoms[one].text, QUOTED) for one in (pair.a, pair.b)]
+    figures = [f"{pair.damage:.0f}", f"{pair.delta_nll:.3f}", f"{pair.overlap:.2f}"]
+    return [*figures, pair.a[:8], says[0], pair.b[:8], says[1]]
 
 
 def check_place(html: Path | None) -> None:
@@ -106,7 +103,3 @@ def write_report(model: AtomLoRA, report: CheckReport, path: Path) -> None:
         raise InputError(
             f"--html {path}: cannot be written ({error.strerror}); name a file in a folder that is there"
         ) from error
-
-
-def _three(values: list[float]) -> list[str]:
-    return [f"{values[0]:.0f}", *(f"{value:.3f}" for value in values[1:])]

@@ -28,8 +28,8 @@ class Dot(NamedTuple):
 
 def heat_map(names: Sequence[str], titles: Sequence[str], cells: Mapping[tuple[int, int], Cell]) -> str:
     """Rows are the atoms that suffer, columns those beside them; `titles` are the tooltips of the atoms."""
-    size, left, top = 30, 96, 96
-    width, height = left + size * len(names) + 8, top + size * len(names) + 8
+    size, left, top = 30, 190, 160
+    width, height = left + size * len(names) + 90, top + size * len(names) + 8
     parts = [
         f'<text x="{left - 6}" y="{top + size * at + 19}" text-anchor="end" {FONT}>{escape(name)}'
         f"<title>{escape(titles[at])}</title></text>"
@@ -42,7 +42,7 @@ def heat_map(names: Sequence[str], titles: Sequence[str], cells: Mapping[tuple[i
         share = min(1.0, cell.points / 100)
         kind = "measured" if cell.measured else "estimated: the pair was not measured"
         title = f"{names[column]} beside {names[row]}: {cell.points:.0f} points expected lost ({kind})"
-        frame = "" if cell.measured else ' stroke="var(--line)" stroke-dasharray="2 2"'
+        frame = "" if cell.measured else ' stroke="var(--text)" stroke-opacity="0.6" stroke-dasharray="2 3"'
         parts.append(
             f'<rect x="{x + 1}" y="{y + 1}" width="{size - 2}" height="{size - 2}" rx="3" fill="var(--harm)" '
             f'fill-opacity="{0.04 + 0.92 * share:.3f}"{frame}><title>{escape(title)}</title></rect>'
@@ -58,7 +58,7 @@ def heat_map(names: Sequence[str], titles: Sequence[str], cells: Mapping[tuple[i
 
 def curves(series: Mapping[str, Sequence[tuple[int, float]]]) -> str:
     """Recall (0 to 1) over k for each named series, k on a scale of doublings."""
-    width, height, left, right, top, bottom = 560, 270, 44, 150, 12, 34
+    width, height, left, right, top, bottom = 620, 290, 44, 170, 16, 54
     ks = sorted({k for points in series.values() for k, _ in points})
     step = (width - left - right) / max(len(ks) - 1, 1)
 
@@ -70,9 +70,7 @@ def curves(series: Mapping[str, Sequence[tuple[int, float]]]) -> str:
         y = place(ks[0], tenth / 100)[1] if ks else top
         parts.append(f'<line x1="{left}" x2="{width - right}" y1="{y}" y2="{y}" stroke="var(--line)"/>')
         parts.append(f'<text x="{left - 6}" y="{y + 4}" text-anchor="end" {FONT}>{tenth} %</text>')
-    parts += [
-        f'<text x="{place(k, 0)[0]}" y="{height - bottom + 18}" text-anchor="middle" {FONT}>k = {k}</text>' for k in ks
-    ]
+    parts += [f'<text x="{place(k, 0)[0]}" y="{height - 12}" text-anchor="middle" {FONT}>k = {k}</text>' for k in ks]
     ends: list[float] = []
     for number, (name, points) in enumerate(series.items()):
         placed = [place(k, recall) for k, recall in points]

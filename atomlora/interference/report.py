@@ -15,6 +15,7 @@ from atomlora.interference.stacking import StackedRecall
 
 BLOCK = 14  # atoms of the heat map
 SHOWN = 12  # pairs side by side
+LABEL = 28  # characters of an atom's text that name it in the heat map
 LINKS = 60
 NAMES = {
     ("nearest", "gates"): "routed, at gates",
@@ -78,7 +79,8 @@ def _heat(pairs: Sequence[CheckedPair], atoms: Sequence[Atom], number: dict[str,
         for column, b in enumerate(chosen)
         if a != b
     }
-    return heat_map([one[:8] for one in chosen], [_told(atoms[number[one]]) for one in chosen], cells)
+    told = [atoms[number[one]] for one in chosen]
+    return heat_map([_short(atom.text) for atom in told], [_told(atom) for atom in told], cells)
 
 
 def _map(
@@ -143,6 +145,10 @@ def _source(atom: Atom) -> str:
     return atom.provenances[0].source if atom.provenances else ""
 
 
+def _short(text: str) -> str:
+    return text if len(text) <= LABEL else text[: LABEL - 1].rstrip() + "…"
+
+
 def _told(atom: Atom) -> str:
     return f"{_source(atom)}: {atom.text}"
 
@@ -171,7 +177,7 @@ main { max-width:900px; margin:0 auto; padding:32px 20px 64px; }
 h1 { font-size:22px; margin:0; overflow-wrap:anywhere; } h2 { font-size:17px; margin:40px 0 4px; }
 h3 { font-size:12px; margin:0 0 6px; font-weight:600; color:var(--quiet); }
 .quiet { color:var(--quiet); font-size:13px; margin:4px 0 12px; } .wide { overflow-x:auto; } svg { max-width:none; }
-dl { display:grid; grid-template-columns:repeat(auto-fit,minmax(150px,1fr)); gap:12px; margin:24px 0 0; }
+dl { display:grid; grid-template-columns:repeat(auto-fit,minmax(250px,1fr)); gap:12px; margin:24px 0 0; }
 dl div { background:var(--card); border-radius:8px; padding:12px 14px; } dt { font-size:22px; font-weight:600; }
 dd { margin:2px 0 0; color:var(--quiet); font-size:12px; line-height:1.35; }
 article { border-top:1px solid var(--line); padding:12px 0; }
