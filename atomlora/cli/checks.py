@@ -76,7 +76,8 @@ def show_check(model: AtomLoRA, report: CheckReport, as_json: bool) -> None:
         f"\nOff topic, {off.questions} general questions that no training saw\n"
         f"one wrong atom at weight 1: {off.kl:.4f} nats a token off the base, {off.unchanged:.1%} of answers unchanged "
         f"({off.interval[0]:.1%}-{off.interval[1]:.1%})\n"
-        f"as routed, abstaining on: {off.routed_unchanged:.1%} unchanged"
+        f"as routed, abstaining on: {off.routed_unchanged:.1%} unchanged; {off.loops:.1%} of the base's answers repeat "
+        f"themselves, which those with atoms may not"
     )
 
 

@@ -15,7 +15,7 @@ from atomlora.interference.asked import golden_questions, own_questions, routed_
 from atomlora.interference.lab import Lab, Stack
 from atomlora.interference.measure import measure
 from atomlora.interference.near import nearest
-from atomlora.interference.off_topic import Changed, base_examples, changed, mean_kl, wrong_atoms
+from atomlora.interference.off_topic import Changed, base_examples, changed, mean_kl, repeats, wrong_atoms
 from atomlora.interference.predict import Predictor
 from atomlora.interference.records import InterferenceRecords
 from atomlora.interference.stacking import KS, StackedRecall, stacked_recall, stacks_of
@@ -58,13 +58,15 @@ class CheckedPair(Record):
 class OffTopic(Record):
     """`n` answers to general questions that no training saw, one wrong atom mounted at weight 1: mean KL(base ||
     composed) per token in nats, and the share of greedy answers that stay the same string. `routed_unchanged`: the same
-    share with routing and abstaining on, of `questions`."""
+    share with routing and abstaining on, of `questions`. `loops`: share of the base's own answers that repeat
+    themselves, which no answer with atoms may (see `atomlora.runtime.loops`), so these change whatever atoms do."""
 
     kl: float
     unchanged: float
     interval: tuple[float, float]
     routed_unchanged: float
     abstained: float
+    loops: float
     n: int
     questions: int
 
@@ -213,6 +215,7 @@ def _off_topic(
         interval=(round(low, 4), round(high, 4)),
         routed_unchanged=round(mean(_same(served)), 4),
         abstained=round(mean([float(route.abstained) for route in routes]), 4),
+        loops=round(mean([float(repeats(example.answer)) for example in examples]), 4),
         n=len(mounted),
         questions=len(questions),
     )

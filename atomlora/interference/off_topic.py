@@ -2,8 +2,8 @@
 stays the same string.
 
 Greedy decoding with an atom says what the base says exactly where, given the base's own words so far, its next one
-stays the likeliest: so both are read off one pass of the late blocks over the base's answer. The base may repeat
-itself, which an answer with atoms may not (see `atomlora.runtime.loops`); such an answer counts as changed.
+stays the likeliest: so both are read off one pass of the late blocks over the base's answer. Apart from that, the
+base may repeat itself, which an answer with atoms may not (see `atomlora.runtime.loops`): `repeats` tells.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def changed(lab: Lab, examples: Sequence[Example], picks: Sequence[int], stacks:
         means = (divergence.sum(1) / real.sum(1)).tolist()
         for at, kl, off in zip(part, means, wrong.any(1).tolist(), strict=True):
             answer = examples[picks[busy[at]]].answer
-            found[busy[at]] = Changed(float(kl), not off and not repeats(answer), len(answer))
+            found[busy[at]] = Changed(float(kl), not off, len(answer))
     return found
 
 

@@ -114,7 +114,8 @@ def projected(embeddings: np.ndarray, positions: np.ndarray, atoms: int) -> np.n
     if flat.shape[1] < 2:
         flat = np.pad(flat, ((0, 0), (0, 2 - flat.shape[1])))
     spread = flat.max(0) - flat.min(0)
-    return (flat - flat.min(0)) / np.where(spread > 0, spread, 1.0)
+    scaled: np.ndarray = (flat - flat.min(0)) / np.where(spread > 0, spread, 1.0)
+    return scaled
 
 
 def _pairs(pairs: Sequence[CheckedPair], atoms: Sequence[Atom], number: dict[str, int]) -> str:

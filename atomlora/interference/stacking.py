@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -74,7 +74,7 @@ def stacked_recall(
     question mounts, by places in the lab."""
     rows = lab.rows([Example.asked(lab.base.tokenizer, one.question, one.statement) for one in asked])
     alone = _hits(lab, rows, stacks(1, "random", "unit"))
-    plan = [(k, others, weights) for weights in ("gates", "unit") for others in ("nearest", "random") for k in ks]
+    plan = [(k, others, weights) for weights in get_args(Gating) for others in get_args(Others) for k in ks]
     found = []
     for done, (k, others, weights) in enumerate(plan):
         on_progress(done, len(plan))
