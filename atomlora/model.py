@@ -58,7 +58,7 @@ class AtomLoRA:
         router: RouterSettings | None = None,
         embedder: Embedder | None = None,
         policies: Sequence[Policy] = (),
-        interference: PolicySettings | None = None,
+        interference: PolicySettings | str | None = None,
         capacity: int = 64,
     ) -> None:
         """Use `AtomLoRA.open`."""
@@ -79,9 +79,10 @@ class AtomLoRA:
         `base`: name, folder or loaded `Base` (default: the one the store was compiled for); `device`: auto,
         cpu, cuda…. Settings: `version` (a digest or its start), `dtype` (auto: float32 on CPU, bfloat16 on
         GPU), `router` (RouterSettings), `embedder` (default: the store's), `policies` (see `Composer`),
-        `interference` (PolicySettings: what is done about atoms that the store's records say disturb each
-        other; the last policy), `capacity` (atoms resident at once). Raises StoreError; BaseModelError, naming
-        both, when the base is not the store's: here where `base` is given, else when it is first needed.
+        `interference` (PolicySettings, or its action: what is done about atoms that the store's records say
+        disturb each other; the last policy), `capacity` (atoms resident at once). Raises StoreError;
+        BaseModelError, naming both, when the base is not the store's: here where `base` is given, else when it
+        is first needed.
         """
         store = Store.open(store_path, version=settings.pop("version", None))
         opened = cls(store, base, device, **settings)

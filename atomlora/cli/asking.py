@@ -25,6 +25,7 @@ from atomlora.errors import UsageError
 @options.model_options
 @click.option("--batch", type=click.Path(path_type=Path, allow_dash=True), help='jsonl of {"question": …} lines.')
 @click.option("--stream", is_flag=True, help="Show the answer while it is decoded.")
+@options.interference_option
 @options.json_option
 def ask(store: Path, question: str | None, batch: Path | None, stream: bool, as_json: bool, **how: Any) -> None:
     """Answer a question from a store.
@@ -33,7 +34,8 @@ def ask(store: Path, question: str | None, batch: Path | None, stream: bool, as_
     """
     check_ask(question, batch, stream, as_json)
     asked = None if question is None else options.read_question(question)
-    with options.open_model(store, how.pop("base"), how.pop("device")) as model:
+    opening = {name: how.pop(name) for name in ("base", "device", "interference")}
+    with options.open_model(store, **opening) as model:
         if batch is not None:
             ask_file(model, batch, how, as_json)
         elif stream:

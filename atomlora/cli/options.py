@@ -44,6 +44,11 @@ top_k_option = click.option(
 new_tokens_option = click.option(
     "--max-new-tokens", default=96, show_default=True, type=click.IntRange(min=1), help="Most tokens of a statement."
 )
+interference_option = click.option(
+    "--interference",
+    type=click.Choice(["downweight", "drop", "warn", "alone", "off"]),
+    help="What is done about routed atoms that are known to disturb each other.  [default: downweight]",
+)
 
 
 def model_options(command: Command) -> Command:
@@ -53,11 +58,11 @@ def model_options(command: Command) -> Command:
     return command
 
 
-def open_model(store: Path, base: str | None, device: str) -> AtomLoRA:
+def open_model(store: Path, base: str | None, device: str, **settings: Any) -> AtomLoRA:
     """The store on its base; the base is loaded when first needed, or at once where it was named."""
     from atomlora.model import AtomLoRA
 
-    return AtomLoRA.open(store, base, device)
+    return AtomLoRA.open(store, base, device, **settings)
 
 
 def read_question(question: str) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from atomlora.answers import Conflict
+from atomlora.errors import UsageError
 from atomlora.interference.predict import Predicted, Predictor, strain_at
 
 if TYPE_CHECKING:
@@ -118,9 +119,21 @@ class InterferencePolicy:
         return selection.model_copy(update={"conflicts": (*selection.conflicts, *notes)})
 
 
-def store_policies(store: Store, settings: PolicySettings | None = None) -> tuple[Policy, ...]:
+def policy_settings(wanted: PolicySettings | str | None) -> PolicySettings:
+    """Settings as they are given, by their action alone, or the defaults. UsageError for an unknown action."""
+    if isinstance(wanted, PolicySettings):
+        return wanted
+    for action in get_args(Action):
+        if wanted == action:
+            return PolicySettings(action=action)
+    if wanted is None:
+        return PolicySettings()
+    raise UsageError(f"interference {wanted!r}: unknown; use {', '.join(get_args(Action))}")
+
+
+def store_policies(store: Store, wanted: PolicySettings | str | None = None) -> tuple[Policy, ...]:
     """The policy of a store that has interference records; none where it has not."""
-    settings = settings or PolicySettings()
+    settings = policy_settings(wanted)
     records = None if settings.action == "off" else store.interference()
     return () if records is None else (InterferencePolicy(Predictor.of(records), settings),)
 

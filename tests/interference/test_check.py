@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from atomlora.cli import main
-from atomlora.errors import CorruptStoreError, InputError, StoreError
+from atomlora.errors import CorruptStoreError, InputError, StoreError, UsageError
 from atomlora.golden import load_golden
 from atomlora.interference.asked import golden_questions, own_questions
 from atomlora.interference.check import CheckSettings, check_store
@@ -21,7 +21,7 @@ from atomlora.interference.report import projected, report_html
 from atomlora.interference.stacking import Asked, stacks_of
 from atomlora.interference.unseen_questions import UNSEEN_QUESTIONS
 from atomlora.model import AtomLoRA
-from atomlora.router import GENERAL_QUESTIONS
+from atomlora.router import GENERAL_QUESTIONS, Route, RoutedAtom
 from atomlora.store import Store
 
 FEW = CheckSettings(questions=4, off_topic=3, wrong_atoms=2, tokens=6)
@@ -252,3 +252,38 @@ def test_map_keeps_what_is_near_together():
     assert places.max() <= 1
     assert np.linalg.norm(places[0] - places[1]) < np.linalg.norm(places[0] - places[2])
     assert projected(embeddings[:1], np.arange(1), 1).shape == (1, 2)
+
+
+def test_a_disturbed_stack_is_told_in_the_answer(make_store, base, embedder, items):
+    """The policy is on where the store has records; what it does stands in the answer."""
+    atoms = [atom for atom, _ in items]
+    harm = {"delta_nll": 3.0, "half_delta_nll": 1.0, "overlap": 0.5, "kl": 3.0, "flips": 0.5}
+    records = InterferenceRecords(
+        neighbours=4,
+        probes=1,
+        atoms=tuple(
+            AtomRecord(
+                id=a.id,
+                weights_digest=a.weights_digest,
+                pairs=tuple(PairRecord(other=b.id, **harm) for b in atoms if b is not a),
+            )
+            for a in atoms
+        ),
+    )
+    path = make_store(items, records)
+    routed = tuple(RoutedAtom(id=atom.id, weight=0.9, score=1.0) for atom in atoms[:3])
+    route = Route(question="What was the tower built of?", atoms=routed, abstained=False, confidence=1.0)
+    said = {}
+    for action in (None, "off", "drop", "alone"):
+        with AtomLoRA.open(path, base, "cpu", embedder=embedder, interference=action) as model:
+            said[action] = model.composer.select(route)
+    assert not said["off"].conflicts
+    assert said[None].conflicts
+    assert min(atom.weight for atom in said[None].atoms) < 0.5
+    assert said["drop"].dropped
+    assert len(said["alone"].atoms) == 1
+    with (
+        AtomLoRA.open(path, base, "cpu", embedder=embedder, interference="never") as model,
+        pytest.raises(UsageError, match="downweight"),
+    ):
+        model.composer.select(route)
