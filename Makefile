@@ -1,7 +1,7 @@
 # What there is to do, on a machine with Python >= 3.11 and nothing else: `make help`.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench clean
+.PHONY: help setup demo test faults fuzz gpu lint format bench clean
 
 # The first interpreter that really is 3.11 or newer; `make setup PYTHON=...` asks for one by name.
 PYTHON ?=
@@ -29,6 +29,30 @@ demo: $(READY)  ## compile the sample documents, ask questions, measure the mode
 
 test: $(READY)  ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+
+# The fault tests at their full counts: kills, failing writes, flipped bits. What they found stands in the lines `faults:`.
+faults: $(READY)  ## the fault tests in full: 200 kills, 1,000 flips per type of file
+	ATOMLORA_FAULTS=full OMP_NUM_THREADS=1 $(BIN)/pytest -q -s -p no:xdist tests/store/test_store_faults.py \
+	  tests/store/test_store_kills.py tests/store/test_store_corruption.py tests/compiler/test_compile_faults.py \
+	  tests/router/test_router_index.py $(PYTEST_ARGS)
+
+# Needs the extra: pip install -e ".[fuzz]". Seeds are the files of the little store and corpus among the tests.
+SECONDS ?= 60
+FUZZED = segment catalogue manifest evaluation cache document
+fuzz: $(READY)  ## atheris on everything that reads bytes from outside, SECONDS each
+	@$(BIN)/python -c 'import atheris' || { echo 'make fuzz needs atheris: $(BIN)/pip install -e ".[fuzz]"' >&2; exit 1; }
+	mkdir -p build/fuzz/seeds
+	find tests/store/data corpora/samples -type f -exec sh -c 'cp "$$1" build/fuzz/seeds/$$(sha256sum "$$1" | cut -c1-16)' _ {} ';'
+	set -e; for target in $(FUZZED); do \
+	  mkdir -p build/fuzz/$$target; echo "fuzz: $$target" >&2; \
+	  OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/fuzz.py $$target -max_total_time=$(SECONDS) -max_len=20000 \
+	    -artifact_prefix=build/fuzz/$$target- build/fuzz/$$target build/fuzz/seeds; \
+	done
+
+gpu: $(READY)  ## on a machine with a CUDA device: the tests that need it, then the kernels against their rivals
+	$(BIN)/pytest -m gpu -rs tests/kernels
+	mkdir -p bench/results
+	$(BIN)/python bench/kernels.py --device cuda --json --plot bench/results/kernels-cuda.png > bench/results/kernels-cuda.json
 
 # The wheel is type-checked, not the tree: mypy cannot see through an editable install's mapping of folders.
 lint: $(READY)  ## ruff on the tree, mypy on the built wheel

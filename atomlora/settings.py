@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from atomlora.atom import digest_json
 
-PROCEDURE = 3  # part of every recipe: raise it when the same settings would train other weights
+PROCEDURE = 4  # part of every recipe: raise it when the same settings would train other weights
 DEFAULT_TARGETS = ("gate_proj", "up_proj", "down_proj")
 
 
@@ -38,7 +38,8 @@ class TrainSettings(Settings):
     question). Each step an atom sees `rows_per_step` of its questions, with probability `mixed_visibility` at an own
     weight from [own_weight_min, 1] and beside up to `max_distractors` atoms of the frozen pool at weights from
     [0, 1], and `silence_rows` rows of the silence bank, weighed by `silence_weight`. Every `refresh_every` steps the
-    full head renews the candidate tokens.
+    full head renews the candidate tokens. A is learnt in coordinates that whiten the inputs, with `damping` (see
+    `atomlora.compiler.whitening`; None: as they are).
     """
 
     learning_rate_a: float = Field(6e-3, gt=0)
@@ -58,6 +59,7 @@ class TrainSettings(Settings):
     silence_at_full_gate: float = Field(0.2, ge=0, le=1)
     silence_tokens: int = Field(6, ge=1)
     pool_atoms: int = Field(24, ge=0)
+    damping: float | None = Field(1.0, gt=0)
 
     @property
     def silent(self) -> bool:
@@ -74,7 +76,8 @@ class InterferenceSettings(Settings):
 
 
 class CompileSettings(Settings):
-    """Everything that decides what a compile run produces, and how much memory it may take."""
+    """Everything that decides what a compile run produces, and how much memory it may take. `storage`: how new atoms'
+    weights lie in the store; int8 takes half of bf16."""
 
     adapter: AdapterSettings = AdapterSettings()
     train: TrainSettings = TrainSettings()
@@ -83,7 +86,8 @@ class CompileSettings(Settings):
     slots: int = Field(24, ge=1)
     embedder: str = "minilm"
     interference: InterferenceSettings = InterferenceSettings()
+    storage: Literal["bf16", "int8"] = "bf16"
 
     def recipe(self) -> str:
-        """Digest of what shapes an atom's training (batch size, router and what is measured do not)."""
+        """Digest of what shapes an atom's training (batch size, router, storage and what is measured do not)."""
         return digest_json([PROCEDURE, self.adapter.model_dump(mode="json"), self.train.model_dump(mode="json")])

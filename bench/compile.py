@@ -72,10 +72,12 @@ class Workplace:
     trunk: Trunk
     pool: FrozenPool | None
     bank: SilenceBank | None
+    whitening: tuple[torch.Tensor, ...] | None
 
     def trainer(self, slots: int) -> Trainer:
         adapter, train = self.settings.adapter, self.settings.train
-        return Trainer(self.base.model, self.trunk, self.targets, adapter, train, slots, self.bank, self.pool)
+        place = self.base.model, self.trunk, self.targets
+        return Trainer(*place, adapter, train, slots, self.bank, self.pool, self.whitening)
 
 
 def gemm_gflops(repeats: int = 25) -> float:
@@ -140,7 +142,7 @@ def prepared(base: Base, settings: CompileSettings) -> tuple[Workplace, dict[str
     start = time.process_time()
     neighbours, bank = neighbours_and_bank(base, trunk, targets, records, settings)
     seconds["silence_bank_cpu_seconds"] = round(time.process_time() - start, 2)
-    return Workplace(base, targets, settings, trunk, neighbours, bank), seconds
+    return Workplace(base, targets, settings, trunk, neighbours, bank, records.whitening), seconds
 
 
 def ours(place: Workplace, jobs: list[AtomJob], slots: int) -> Cost:

@@ -1,8 +1,9 @@
 """What mounted atoms cost at inference: prefill and decoding, composed against the bare base, interleaved.
 
-    python bench/decode.py --json
+    python bench/decode.py --json [--layers N --modules all --scope all]
 
-Random atoms of the given rank on the MLPs of the last sixth of the layers. Composed and bare steps alternate
+Random atoms of the given rank on the MLPs of the last sixth of the layers, or on as many layers and modules as asked
+for. Composed and bare steps alternate
 token by token, so that a noisy machine burdens both alike; `prefill_ratio` and `decode_ratio` are medians of
 composed / bare over such pairs.
 """
@@ -32,18 +33,24 @@ from atomlora.kernels import AdapterPool, available_backends
 from atomlora.runtime.composition import Composition, composition
 from atomlora.runtime.mount import Mount, pool_targets
 
-MODULES = ("gate_proj", "up_proj", "down_proj")
+MODULES = {
+    "mlp": ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
+    "all": (
+        *("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"),
+        *("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
+    ),
+}
 
 
-def late_targets(model: Any, layers: int | None) -> tuple[Target, ...]:
-    """The MLP linears of the last `layers` blocks (default: a sixth of them)."""
+def late_targets(model: Any, layers: int | None, modules: str) -> tuple[Target, ...]:
+    """The linears that `modules` names in the last `layers` blocks (default: a sixth of them)."""
     every = blocks(model)
     late = layers or max(1, len(every) // 6)
     return tuple(
-        Target(layer=number, module=name, d_in=linear.in_features, d_out=linear.out_features)
+        Target(layer=number, module=name.split(".")[-1], d_in=linear.in_features, d_out=linear.out_features)
         for number in range(len(every) - late, len(every))
-        for name in MODULES
-        for linear in [getattr(every[number].mlp, name)]
+        for name in MODULES[modules]
+        for linear in [every[number].get_submodule(name)]
     )
 
 
@@ -81,7 +88,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(arguments.threads)
     base = load_base(arguments.base, device=arguments.device)
     model, device = base.model, base.model.device
-    targets = late_targets(model, arguments.layers)
+    targets = late_targets(model, arguments.layers, arguments.modules)
     pool = random_pool(targets, arguments.batch * arguments.top_k, arguments.rank, device)
     length = arguments.prompt_tokens
     ids = torch.randint(10, model.config.vocab_size, (arguments.batch, length), device=device)
@@ -103,7 +110,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         return clock() - start, out
 
     times: dict[str, tuple[list[float], list[float]]] = {"prefill": ([], []), "decode_token": ([], [])}
-    with torch.inference_mode(), Mount(model, targets, pool):
+    with torch.inference_mode(), Mount(model, targets, pool, arguments.scope):
         for number in range(arguments.rounds + 1):
             sides = (0, 1) if number % 2 else (1, 0)  # neither side always goes first
             outs: list[Any] = [None, None]
@@ -127,9 +134,11 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
             "prompt_tokens": length,
             "top_k": arguments.top_k,
             "rank": arguments.rank,
-            "layers": len(targets) // len(MODULES),
+            "layers": len(targets) // len(MODULES[arguments.modules]),
+            "modules": arguments.modules,
+            "scope": arguments.scope,
             "rounds": arguments.rounds,
-            "kernel": available_backends()[0],
+            "kernel": available_backends(device.type)[0],
             "clock": "thread time" if own_time else "wall",
         },
         "rows": [{"what": name, **row} for name, row in figures.items()],
@@ -151,6 +160,8 @@ def main() -> None:
     parser.add_argument("--top-k", type=int, default=4)
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--layers", type=int, default=None, help="late layers (default: a sixth)")
+    parser.add_argument("--modules", choices=tuple(MODULES), default="mlp")
+    parser.add_argument("--scope", choices=("answer", "all"), default="answer")
     parser.add_argument("--rounds", type=int, default=15)
     arguments = parser.parse_args()
     result = run(arguments)

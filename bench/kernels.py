@@ -1,17 +1,13 @@
-"""Time per call of the sum of adapter deltas on CPU, side by side with what else would do the job.
+"""Time per call of the sum of adapter deltas, side by side with what else would do the job.
 
-    python bench/kernels.py [--json] [--rounds N]
+    python bench/kernels.py [--device cpu|cuda] [--json] [--plot FILE.png] [--full | --shapes … --rows … …]
 
-Contenders, on the same adapters, slots, weights and inputs, checked against the definition before timing:
-
-- numba_bfloat16, numba_float32: `atomlora.kernels.sum_delta`, by storage;
-- gather_bmm: torch, all (rows, k) factors gathered and multiplied with two bmm;
-- peft_mixed: a PEFT LoRA layer with `adapter_names`, one adapter a row, so that rows are repeated k times;
-- peft_stacked (one row only): the same layer with k active adapters; it knows no weights and is spared them.
-
-PEFT's base layer is replaced by one that costs next to nothing, so every figure is of the deltas alone.
-Contenders take turns within each round, so that a busy moment of the machine strikes all; each call uses the
-next of 64 compositions, so that factors come from the pool and not from the nearest cache. One pinned thread.
+The contenders (bench/kernel_rivals.py) run on the same adapters, slots, weights and inputs and are checked against the
+definition before timing. They take turns within each round, so that a busy moment of the machine strikes all; each
+call uses the next of 64 compositions, so that factors come from the pool and not from the nearest cache. On the CPU
+one pinned thread's own time is taken, which other processes lengthen less than the clock on the wall; on CUDA events.
+Stream bandwidth (reading) and GEMM rate of the same run stand beside the figures, as does the time of loading an
+adapter into a slot pool.
 """
 
 from __future__ import annotations
@@ -25,276 +21,235 @@ sys.path[:] = [entry for entry in sys.path if not os.path.isfile(os.path.join(en
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import argparse
+import importlib.util
 import json
 import platform
 import statistics
 import time
-import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
-import peft
 import torch
 
-from atomlora.kernels import FactorPool, reference, sum_delta, warm_up
-
-RANK = 4
-COMPOSITIONS = 64
-SHAPES = ((576, 1536, 512), (2048, 2048, 256))  # d_in, d_out, adapters
-BATCHES = (1, 16)
-ATOMS_PER_ROW = (1, 4, 8)
-TURN_SECONDS = 0.004
-
-Call = Callable[[int], torch.Tensor]
+from atomlora.kernels import AdapterPool, FactorPool, available_backends, sum_delta, warm_up
 
 
-@dataclass(frozen=True)
-class Case:
-    """One shape with its inputs; `slots` and `weights` are (COMPOSITIONS, rows, k)."""
-
-    pool: FactorPool
-    x: torch.Tensor
-    slots: torch.Tensor
-    weights: torch.Tensor
-
-
-def pin_to_one_core() -> int | None:
-    """Pin this process to the last core it may use; returns the core, or None where the system cannot pin."""
-    torch.set_num_threads(1)
-    if not hasattr(os, "sched_setaffinity"):
-        return None
-    core = max(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {core})
-    return core
+def beside(name: str) -> Any:
+    """A module of this folder, which is not on the import path."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
 
 
-def make_layer(pool: FactorPool) -> Any:
-    """A PEFT LoRA layer that holds every adapter of the pool under its slot's number, over a base of no
-    cost."""
+rivals, timing = beside("kernel_rivals"), beside("kernel_timing")
 
-    class Nothing(torch.nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x.new_zeros((*x.shape[:-1], pool.Bt.shape[2]))
-
-    model: Any = torch.nn.Sequential(torch.nn.Linear(pool.A.shape[2], pool.Bt.shape[2], bias=False))
-    config = peft.LoraConfig(r=RANK, lora_alpha=RANK, target_modules=["0"], init_lora_weights=False)
-    model = peft.inject_adapter_in_model(config, model, adapter_name="0")
-    layer = model[0]
-    for slot in range(1, len(pool.A)):
-        peft.inject_adapter_in_model(config, model, adapter_name=str(slot))
-    with torch.no_grad():
-        for slot in range(len(pool.A)):
-            layer.lora_A[str(slot)].weight.copy_(pool.A[slot])
-            layer.lora_B[str(slot)].weight.copy_(pool.Bt[slot].T)
-            layer.scaling[str(slot)] = float(pool.scaling[slot])
-    layer.base_layer = Nothing()
-    return layer.eval().requires_grad_(False)
+# d_in and d_out of an MLP's gate; `square` stands for any base and for earlier figures.
+SHAPES = {
+    "smollm2-135m": (576, 1536),
+    "square": (2048, 2048),
+    "llama-3.2-1b": (2048, 8192),
+    "llama-3-8b": (4096, 14336),
+}
+DEFAULTS = {
+    "cpu": {"shapes": "smollm2-135m,square", "rows": "1,16", "k": "1,8", "unique": "distinct"},
+    "cuda": {"shapes": "smollm2-135m,llama-3-8b", "rows": "1,64", "k": "8", "unique": "64,distinct"},
+}
+FULL = {"shapes": ",".join(SHAPES), "rows": "1,16,64,256", "k": "1,8,16", "unique": "8,64,512,distinct"}
+OURS = "sum_delta bfloat16"
 
 
-def contenders(case: Case, layer: Any) -> dict[str, Call]:
-    """Functions of the composition's number; each returns the delta (rows, d_out)."""
-    rows, k = case.slots.shape[1:]
-    d_out = case.pool.Bt.shape[2]
-    half = FactorPool(case.pool.A.bfloat16(), case.pool.Bt.bfloat16(), case.pool.scaling)
-    names = [[str(slot) for slot in composition.flatten().tolist()] for composition in case.slots]
-    index = case.slots.long()
-    gates = [weights.reshape(rows, 1, k) for weights in case.weights]
-    slots, weights = list(case.slots), list(case.weights)
-
-    def numba_on(pool: FactorPool) -> Call:
-        out = torch.zeros(rows, d_out)
-        return lambda turn: sum_delta(case.x, pool, slots[turn], weights[turn], out=out, backend="numba")
-
-    def gather_bmm(turn: int) -> torch.Tensor:
-        chosen = index[turn]
-        a = case.pool.A[chosen].reshape(rows, k * RANK, -1)
-        bt = case.pool.Bt[chosen].reshape(rows, k * RANK, d_out)
-        gain = (weights[turn] * case.pool.scaling[chosen]).repeat_interleave(RANK, dim=1)
-        hidden = torch.bmm(a, case.x[:, :, None])[:, :, 0] * gain
-        return torch.bmm(hidden[:, None], bt)[:, 0]
-
-    def peft_mixed(turn: int) -> torch.Tensor:
-        repeated = case.x.repeat_interleave(k, dim=0)
-        deltas = layer(repeated, adapter_names=names[turn]).reshape(rows, k, d_out)
-        return torch.bmm(gates[turn], deltas)[:, 0]
-
-    def peft_stacked(turn: int) -> torch.Tensor:
-        layer._active_adapter = names[turn]  # what set_adapter does, without its walk over every adapter
-        return torch.as_tensor(layer(case.x))
-
-    calls = {
-        "numba_bfloat16": numba_on(half),
-        "numba_float32": numba_on(case.pool),
-        "gather_bmm": gather_bmm,
-        "peft_mixed": peft_mixed,
-    }
-    if rows == 1:
-        calls["peft_stacked"] = peft_stacked
-    for name, call in calls.items():  # the first call of each, when the sums of numba still start at zero
-        gates_of = torch.ones_like(weights[3]) if name == "peft_stacked" else weights[3]
-        pool = half if name == "numba_bfloat16" else case.pool
-        expected = reference.delta(case.x, *pool, slots[3], gates_of)
-        torch.testing.assert_close(call(3), expected, rtol=1e-3, atol=1e-2)
-    return calls
+def make_case(shape: str, adapters: tuple[Any, Any], unique: str, rows: int, k: int, device: str) -> Any:
+    """Slots drawn from `unique` adapters, different within a row, and all different within a call if "distinct"."""
+    factors, pools = adapters
+    d_in, _ = SHAPES[shape]
+    random = np.random.default_rng(0)
+    size = len(factors.A)
+    width = size if unique == "distinct" else min(int(unique), size)
+    slots = np.empty((timing.COMPOSITIONS, rows, k), np.int32)
+    for composition in slots:
+        if unique == "distinct":
+            composition[:] = random.permutation(size)[: rows * k].reshape(rows, k)
+        else:
+            composition[:] = [random.permutation(width)[:k] for _ in range(rows)]
+    x = torch.from_numpy(random.normal(size=(rows, d_in)).astype(np.float32)).to(device)
+    weights = torch.from_numpy(random.random(slots.shape, np.float32)).to(device)
+    if device != "cpu":
+        x = x.bfloat16()
+    return rivals.Case(factors, pools, x, torch.from_numpy(slots).to(device), weights)
 
 
-def interleaved(calls: dict[str, Call], rounds: int) -> dict[str, list[float]]:
-    """Microseconds per call of each contender, one figure a round."""
-    repeats = {}
-    for name, call in calls.items():
-        call(0)
-        start = time.perf_counter()
-        for turn in range(3):
-            call(turn)
-        repeats[name] = max(3, min(2000, int(TURN_SECONDS * 3 / (time.perf_counter() - start))))
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for number in range(rounds):
-        for name, call in calls.items():
-            turns = [(number + turn) % COMPOSITIONS for turn in range(repeats[name])]
-            start = time.perf_counter()
-            for turn in turns:
-                call(turn)
-            times[name].append((time.perf_counter() - start) / repeats[name] * 1e6)
-    return times
-
-
-def machine_limits() -> dict[str, float]:
-    """Copy bandwidth (GB/s read plus written, 128 MiB arrays) and float32 GEMM rate (GFLOP/s, 1024 cubed)."""
-    source = np.ones(1 << 25, np.float32)
-    target = np.empty_like(source)
-    square = torch.randn(1024, 1024)
-    copies, products = [], []
-    for _ in range(7):
-        start = time.perf_counter()
-        np.copyto(target, source)
-        copies.append(time.perf_counter() - start)
-        start = time.perf_counter()
-        torch.mm(square, square)
-        products.append(time.perf_counter() - start)
-    return {
-        "copy_gb_per_s": round(2 * source.nbytes / statistics.median(copies) / 1e9, 1),
-        "gemm_gflop_per_s": round(2 * 1024**3 / statistics.median(products) / 1e9, 1),
-    }
-
-
-def measure_case(case: Case, layer: Any, rounds: int) -> list[dict[str, object]]:
-    rows, k = case.slots.shape[1:]
-    d_in, d_out = case.pool.A.shape[2], case.pool.Bt.shape[2]
-    times = interleaved(contenders(case, layer), rounds)
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    figures: list[dict[str, object]] = []
+def measure_case(case: Any, about: dict[str, Any], rounds: int, stream: float, device: str) -> list[dict[str, Any]]:
+    d_in, d_out = case.factors.A.shape[2], case.factors.Bt.shape[2]
+    calls = rivals.contenders(case)
+    if device != "cpu":
+        calls["sum_delta bfloat16, graph"] = captured(calls[OURS])
+    times = timing.interleaved(calls, rounds, device)
+    figures = []
     for name, values in times.items():
-        low, _, high = statistics.quantiles(values, n=4)
+        low, median, high = statistics.quantiles(values, n=4)
+        row = {
+            "contender": name,
+            **about,
+            "median_us": round(median, 2),
+            "quartiles_us": [round(low, 2), round(high, 2)],
+        }
         # Turns of one round are neighbours in time: the median of their ratios is steadier than medians.
-        ratio = statistics.median(mine / best for mine, best in zip(values, times["numba_bfloat16"], strict=True))
-        size = 2 if name == "numba_bfloat16" else 4
-        figures.append(
-            {
-                "contender": name,
-                "d_in": d_in,
-                "d_out": d_out,
-                "rows": rows,
-                "k": k,
-                "rank": RANK,
-                "median_us": round(medians[name], 2),
-                "best_us": round(min(values), 2),
-                "quartiles_us": [round(low, 2), round(high, 2)],
-                "factor_gb_per_s": round(rows * k * RANK * (d_in + d_out) * size / medians[name] / 1e3, 2),
-                "times_numba_bfloat16": round(ratio, 2),
-            }
-        )
+        row["times_ours"] = round(statistics.median(a / b for a, b in zip(values, times[OURS], strict=True)), 2)
+        if name.startswith("sum_delta"):
+            item = 1 if "int8" in name else 2 if "bfloat16" in name else 4
+            row["factor_gb_per_s"] = round(
+                case.slots[0].numel() * rivals.RANK * (d_in + d_out) * item / median / 1e3, 2
+            )
+            row["share_of_stream"] = round(row["factor_gb_per_s"] / stream, 2)
+        figures.append(row)
+    made, used, ours = (statistics.median(times[n]) for n in ("concat, making it", "concat made before, bmm", OURS))
+    for row in figures:
+        if row["contender"] == "concat made before, bmm":
+            # Calls with the same composition after which concatenating it was worth its cost.
+            row["break_even_calls"] = round(made / (ours - used), 1) if used < ours else None
     return figures
 
 
-def call_overhead(rounds: int) -> float:
-    """Median microseconds of a call whose slots are all empty: checks, addresses and the way into compiled
-    code."""
-    pool = FactorPool(torch.zeros(1, RANK, 576), torch.zeros(1, RANK, 1536), torch.ones(1))
-    x, out = torch.zeros(1, 576), torch.zeros(1, 1536)
-    slots, weights = torch.full((1, 4), -1, dtype=torch.int32), torch.ones(1, 4)
-    return statistics.median(
-        interleaved({"empty": lambda _: sum_delta(x, pool, slots, weights, out=out)}, rounds)["empty"]
-    )
+def captured(call: Any) -> Any:
+    """The call as a CUDA graph of composition 0."""
+    call(0)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call(0)
+    return lambda _: graph.replay()
 
 
-def measure(rounds: int) -> dict[str, object]:
-    core = pin_to_one_core()
-    for dtype in (torch.bfloat16, torch.float32):
+def pool_loads(device: str) -> dict[str, float]:
+    """Microseconds to load an adapter (15 MLP linears of the 135M base, rank 4, bfloat16) into a pool of 4,096 slots
+    that is new, and that has seen 10,000 loads."""
+    targets = [(f"{n}.{name}", *size) for n in range(5) for name, size in (("g", (576, 1536)), ("d", (1536, 576)))]
+    targets += [(f"{n}.u", 576, 1536) for n in range(5)]
+    pool = AdapterPool(targets, 4096, rivals.RANK, torch.bfloat16, device)
+    record = [tuple(np.full((rivals.RANK, width), 0x3F80, np.uint16) for width in size) for _, *size in targets]
+    times = []
+    for number in range(10_000):
+        start = time.thread_time()
+        with pool.mounted([str(number)], lambda _: (record, 1.0)):
+            pass
+        times.append(time.thread_time() - start)
+    first, last = (statistics.median(some) * 1e6 for some in (times[:100], times[-100:]))
+    return {
+        "first_100_us": round(first, 1),
+        "last_100_of_10000_us": round(last, 1),
+        "ratio": round(last / first, 3),
+        "resident": pool.stats.resident,
+    }
+
+
+def call_overhead(rounds: int, device: str) -> float:
+    """Median microseconds of a call whose slots are all empty: checks, addresses and the way into compiled code."""
+    pool = FactorPool(*(t.to(device) for t in (torch.zeros(1, 4, 576), torch.zeros(1, 4, 1536), torch.ones(1))))
+    x, out = torch.zeros(1, 576, device=device), torch.zeros(1, 1536, device=device)
+    slots, weights = torch.full((1, 4), -1, dtype=torch.int32, device=device), torch.ones(1, 4, device=device)
+    calls = {"empty": lambda _: sum_delta(x, pool, slots, weights, out=out)}
+    return round(statistics.median(timing.interleaved(calls, rounds, device)["empty"]), 2)
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    device = options.device
+    core = timing.pin_to_one_core() if device == "cpu" else None
+    for dtype in (torch.bfloat16, torch.int8, torch.float32):
         warm_up(dtype)
-    generator = torch.Generator().manual_seed(0)
-    before = machine_limits()
-    figures = []
-    for d_in, d_out, adapters in SHAPES:
-        pool = FactorPool(
-            torch.randn((adapters, RANK, d_in), generator=generator) / d_in**0.5,
-            torch.randn((adapters, RANK, d_out), generator=generator),
-            torch.ones(adapters),
-        )
-        layer = make_layer(pool)
-        for rows in BATCHES:
-            for k in ATOMS_PER_ROW:
-                size = (COMPOSITIONS, rows, k)
-                case = Case(
-                    pool=pool,
-                    x=torch.randn((rows, d_in), generator=generator),
-                    slots=torch.randint(0, adapters, size, generator=generator, dtype=torch.int32),
-                    weights=torch.rand(size, generator=generator),
-                )
-                figures += measure_case(case, layer, rounds)
+    before = timing.machine_limits(device)
+    rows = [int(value) for value in options.rows.split(",")]
+    ks = [int(value) for value in options.k.split(",")]
+    figures: list[dict[str, Any]] = []
+    for shape in options.shapes.split(","):
+        adapters = rivals.make_pools(*SHAPES[shape], max(2048, max(rows) * max(ks)), device, 0)
+        for unique in options.unique.split(","):
+            for count in rows:
+                for k in ks:
+                    if unique != "distinct" and int(unique) < k:
+                        continue
+                    about = {"shape": shape, "rows": count, "k": k, "rank": rivals.RANK, "unique": unique}
+                    case = make_case(shape, adapters, unique, count, k, device)
+                    figures += measure_case(case, about, options.rounds, before["stream_read_gb_per_s"], device)
+                    print(f"{shape} {about}", file=sys.stderr)
+        del adapters
+    machine = {"processor": timing.processor(), "cores": os.cpu_count(), "pinned_to_core": core, "device": device}
+    if device != "cpu":
+        machine["gpu"] = torch.cuda.get_device_name()
     return {
         "machine": {
-            "processor": processor(),
-            "cores": os.cpu_count(),
-            "pinned_to_core": core,
-            "threads": torch.get_num_threads(),
+            **machine,
+            "load_average": os.getloadavg(),
             "limits_before": before,
-            "limits_after": machine_limits(),
+            "limits_after": timing.machine_limits(device),
         },
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numba": numba.__version__,
-            "peft": peft.__version__,
-        },
-        "rounds": rounds,
-        "call_overhead_us": round(call_overhead(rounds), 2),
+        "versions": {"python": platform.python_version(), **{n: version(n) for n in ("torch", "numba", "peft")}},
+        "backend": available_backends(device)[0],
+        "rounds": options.rounds,
+        "call_overhead_us": call_overhead(options.rounds, device),
+        "pool_loads": pool_loads(device),
         "rows": figures,
     }
 
 
-def processor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-def print_table(result: dict[str, object]) -> None:
+def print_table(result: dict[str, Any]) -> None:
     print(json.dumps({key: value for key, value in result.items() if key != "rows"}))
-    heads = f"{'d_in':>5} {'d_out':>5} {'rows':>4} {'k':>2}  {'contender':<15} {'median µs':>10}"
-    print(heads, f"{'quartiles':>20} {'times':>8}")
-    for row in result["rows"]:  # type: ignore[attr-defined]
+    for row in result["rows"]:
         low, high = row["quartiles_us"]
+        share = f"{row['share_of_stream']:.2f} of stream" if "share_of_stream" in row else ""
         print(
-            f"{row['d_in']:>5} {row['d_out']:>5} {row['rows']:>4} {row['k']:>2}  {row['contender']:<15} "
-            f"{row['median_us']:>10.1f} {f'{low:.1f} to {high:.1f}':>20} {row['times_numba_bfloat16']:>8.1f}"
+            f"{row['shape']:>13} {row['rows']:>4} rows k {row['k']:>2} {row['unique']:>8}  {row['contender']:<26} "
+            f"{row['median_us']:>9.1f} µs {f'{low:.1f} to {high:.1f}':>20} {row['times_ours']:>8.2f} × {share}"
         )
 
 
+def plot(result: dict[str, Any], path: str) -> None:
+    """One panel a case, a bar a contender, on a logarithmic scale (needs the extra `bench`)."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    cases = list(dict.fromkeys((r["shape"], r["rows"], r["k"], r["unique"]) for r in result["rows"]))
+    figure, axes = pyplot.subplots(len(cases), 1, figsize=(9, 3.4 * len(cases)), squeeze=False)
+    for axis, case in zip(axes[:, 0], cases, strict=True):
+        rows = [r for r in result["rows"] if (r["shape"], r["rows"], r["k"], r["unique"]) == case]
+        rows.sort(key=lambda row: -row["median_us"])
+        colours = ["tab:blue" if row["contender"].startswith("sum_delta") else "tab:gray" for row in rows]
+        axis.barh([row["contender"] for row in rows], [row["median_us"] for row in rows], color=colours)
+        axis.set(xscale="log", xlabel="µs a call", title=f"{case[0]}, {case[1]} rows, k = {case[2]}, atoms {case[3]}")
+        axis.bar_label(axis.containers[0], fmt=" %.3g")
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Time the sum of adapter deltas on CPU against torch and PEFT.")
+    parser = argparse.ArgumentParser(description="Time the sum of adapter deltas against torch and PEFT.")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
-    parser.add_argument("--rounds", type=int, default=21, help="rounds of turns per case (default 21)")
+    parser.add_argument("--plot", metavar="FILE.png", help="draw the figures too")
+    parser.add_argument("--rounds", type=int, default=15, help="rounds of turns per case (default 15)")
+    parser.add_argument("--full", action="store_true", help="every shape and size: hours on a CPU")
+    parser.add_argument("--shapes", help=f"of {', '.join(SHAPES)}")
+    for name, what in (("rows", "rows of x"), ("k", "atoms a row"), ("unique", "distinct atoms, or `distinct`")):
+        parser.add_argument(f"--{name}", help=what)
     options = parser.parse_args()
+    for name, value in (FULL if options.full else DEFAULTS[options.device]).items():
+        setattr(options, name, getattr(options, name) or value)
     if options.rounds < 2:
         parser.error("--rounds must be at least 2, else there is no spread")
-    warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
+    if unknown := [shape for shape in options.shapes.split(",") if shape not in SHAPES]:
+        parser.error(f"--shapes {unknown[0]}: known are {', '.join(SHAPES)}")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch finds no CUDA device here")
     with torch.inference_mode():
-        result = measure(options.rounds)
+        result = measure(options)
+    if options.plot:
+        plot(result, options.plot)
     if options.json:
         print(json.dumps(result))
     else:

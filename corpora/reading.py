@@ -92,6 +92,20 @@ def _files(root: Path) -> Iterator[tuple[str, Path]]:
             yield path.relative_to(root).as_posix(), path
 
 
+def _read_still(path: Path, max_bytes: int) -> bytes:
+    """The bytes of a file that nobody wrote to meanwhile: spans and digest must be of one state of it. Never more than
+    one byte above `max_bytes` is read, however the file grows."""
+    for _ in range(3):
+        with path.open("rb") as file:
+            before = os.fstat(file.fileno())
+            data = file.read(max_bytes + 1)
+        after = path.stat()
+        same = (before.st_size, before.st_mtime_ns, before.st_ino) == (after.st_size, after.st_mtime_ns, after.st_ino)
+        if same and len(data) == before.st_size:
+            return data
+    raise InputError("changes while it is read: wait until it is complete, and compile again")
+
+
 def _read_file(path: Path, source: str, max_bytes: int) -> Iterator[Document | SkippedFile]:
     """The documents of one file; whatever goes wrong becomes a reason."""
     if any("\ud800" <= character <= "\udfff" for character in source):
@@ -108,7 +122,7 @@ def _read_file(path: Path, source: str, max_bytes: int) -> Iterator[Document | S
         size = path.stat().st_size
         if size > max_bytes:
             raise InputError(f"is too large ({size:,} bytes, limit {max_bytes:,}): split it or raise the limit")
-        data = path.read_bytes()
+        data = _read_still(path, max_bytes)
         if not data.strip():
             raise InputError("is empty: fill it or leave it out")
         documents = list(reader(data, source))

@@ -8,25 +8,33 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from atomlora.kernels.dispatch import available_backends, sum_delta, use_backend, warm_up
-    from atomlora.kernels.pools import AdapterPool, FactorPool, PoolStats
+    from atomlora.kernels.dispatch import available_backends, sum_delta, sum_delta_many, use_backend, warm_up
+    from atomlora.kernels.grouped import Frozen, grouped_delta
+    from atomlora.kernels.pools import AdapterPool, PoolStats
+    from atomlora.kernels.slabs import FactorPool
 
 _HOMES = {
     "available_backends": "dispatch",
     "sum_delta": "dispatch",
+    "sum_delta_many": "dispatch",
     "use_backend": "dispatch",
     "warm_up": "dispatch",
     "AdapterPool": "pools",
-    "FactorPool": "pools",
+    "FactorPool": "slabs",
+    "Frozen": "grouped",
     "PoolStats": "pools",
+    "grouped_delta": "grouped",
 }
 
 __all__ = [
     "AdapterPool",
     "FactorPool",
+    "Frozen",
     "PoolStats",
     "available_backends",
+    "grouped_delta",
     "sum_delta",
+    "sum_delta_many",
     "use_backend",
     "warm_up",
 ]

@@ -1,22 +1,22 @@
 """`sum_delta` and the choice of the backend that runs it.
 
-`backend="auto"` takes the fastest backend that can run the call and falls back to the reference, which is
-logged once per reason; a backend asked for by name runs or raises. The environment variable ATOMLORA_KERNEL,
-or `use_backend` in a test, puts a name in the place of "auto".
+`backend="auto"` takes the fastest backend for the device that can run the call and falls back to the reference,
+which is logged once per reason; a backend asked for by name runs or raises. The environment variable
+ATOMLORA_KERNEL, or `use_backend` in a test, puts a name in the place of "auto".
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 
 from atomlora.errors import BackendError
 from atomlora.kernels import reference
-from atomlora.kernels.pools import FactorPool
+from atomlora.kernels.slabs import FactorPool
 
 _log = logging.getLogger(__name__)
 
@@ -30,12 +30,19 @@ def _numba() -> Run:
     return numba_cpu.run
 
 
+def _triton() -> Run:
+    from atomlora.kernels import triton_gpu
+
+    return triton_gpu.run
+
+
 def _reference() -> Run:
     return reference.run
 
 
-# In order of preference; the reference is last because it runs everything.
-_LOADERS: dict[str, Callable[[], Run]] = {"numba": _numba, "reference": _reference}
+_LOADERS: dict[str, Callable[[], Run]] = {"triton": _triton, "numba": _numba, "reference": _reference}
+# What "auto" tries, in this order, by the kind of device; elsewhere only the reference, which runs everything.
+_FOR_DEVICE = {"cuda": ("triton", "reference"), "cpu": ("numba", "reference")}
 _loaded: dict[str, Run | None] = {}
 _missing: dict[str, str] = {}
 _told: set[str] = set()
@@ -71,22 +78,48 @@ def sum_delta(
         if reason is not None:
             raise BackendError(f"kernel backend {name!r} cannot run this: {reason}; use backend='auto'")
         return out
-    for choice in _LOADERS:
+    for choice in _FOR_DEVICE["cpu"] if x.is_cpu else _FOR_DEVICE.get(x.device.type, ("reference",)):
         run = _loaded[choice] if choice in _loaded else _load(choice)
         if run is None:
             continue
         reason = run(x, pool, slots, weights, out, rows)
         if reason is None:
             return out
-        if reason not in _told and x.is_cpu:  # off the CPU no one expects the CPU kernel
+        if reason not in _told:
             _told.add(reason)
             _log.info("kernel backend %s passes: %s", choice, reason)
     raise BackendError("no kernel backend can run this call")
 
 
-def available_backends() -> tuple[str, ...]:
-    """Names of the backends that import here, the preferred first."""
-    return tuple(name for name in _LOADERS if (_loaded[name] if name in _loaded else _load(name)) is not None)
+def sum_delta_many(
+    x: torch.Tensor,
+    pools: Sequence[FactorPool],
+    slots: torch.Tensor,
+    weights: torch.Tensor,
+    *,
+    outs: Sequence[torch.Tensor],
+    rows: torch.Tensor | None = None,
+    backend: str = "auto",
+) -> None:
+    """`sum_delta` of several targets that share their input, as gate and up of an MLP do: outs[i] by pools[i].
+
+    The triton backend takes up to three targets of equal rank and slots in one shrink and one expand launch;
+    everywhere else it is the same as one `sum_delta` after the other. Raises what `sum_delta` raises."""
+    name = _forced if backend == "auto" and _forced is not None else backend
+    if name == "triton" or (name == "auto" and x.is_cuda and "triton" in available_backends("cuda")):
+        _named("triton")
+        from atomlora.kernels import triton_gpu
+
+        if triton_gpu.run_many(x, pools, slots, weights, outs, rows) is None:
+            return
+    for pool, out in zip(pools, outs, strict=True):
+        sum_delta(x, pool, slots, weights, out=out, rows=rows, backend=backend)
+
+
+def available_backends(device: str = "cpu") -> tuple[str, ...]:
+    """Names of the backends for a kind of device ("cpu", "cuda") that import here, the preferred first."""
+    names = _FOR_DEVICE.get(device, ("reference",))
+    return tuple(name for name in names if (_loaded[name] if name in _loaded else _load(name)) is not None)
 
 
 def warm_up(dtype: torch.dtype = torch.bfloat16) -> None:

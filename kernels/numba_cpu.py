@@ -12,18 +12,19 @@ import os
 import threading
 
 import numba
+import numpy as np
 import torch
 
 from atomlora.kernels import numba_loops
-from atomlora.kernels.pools import FactorPool
 from atomlora.kernels.reference import check_shapes
+from atomlora.kernels.slabs import FactorPool
 
 # Multiply-adds below which a parallel region costs more than it saves: a barrier takes 5 to 50 microseconds,
 # in which one core does about this much.
 _PARALLEL_WORK = 1 << 20
 
-_SERIAL = {torch.float32: numba_loops.serial_float32, torch.bfloat16: numba_loops.serial_bfloat16}
-_PARALLEL = {torch.float32: numba_loops.parallel_float32, torch.bfloat16: numba_loops.parallel_bfloat16}
+# A number of the type that factors of each dtype are read as: it picks the compiled loops.
+_KINDS = {torch.float32: np.float32(0), torch.bfloat16: np.uint16(0), torch.int8: np.int8(0)}
 _float32, _int32 = torch.float32, torch.int32
 _may_split: bool | None = None
 _first_call = threading.Lock()
@@ -43,24 +44,25 @@ def run(
     outside x.
     """
     A, Bt, scaling = pool
-    reason = _refusal(x, A, Bt, scaling, weights, out)
+    plan = getattr(A, "_numba_plan", None)
+    if plan is None or not plan.still_holds(Bt, scaling, A.data_ptr()):
+        check_shapes(x, pool, slots, weights, out, rows)
+        reason = _pool_refusal(pool)
+        if reason is not None:
+            return reason
+        plan = A._numba_plan = _Plan(pool)
+    reason = _refusal(x, pool, weights, out)
     if reason is not None:
         return reason
-    try:
-        size, rank, d_in = A.shape
-        d_out = Bt.shape[2]
-        count, k = shape = slots.shape
-        places, width = x.shape
-    except (ValueError, IndexError):
-        check_shapes(x, pool, slots, weights, out, rows)
-        raise
+    _, _, d_in, d_out, _, _ = sizes = plan.sizes
+    size, rank = plan.size, plan.rank
+    count, k = shape = slots.shape if slots.dim() == 2 else (-1, -1)
+    places = len(x)
     if (
         (count != places and rows is None)
-        or width != d_in
+        or x.shape != (places, d_in)
         or weights.shape != shape
         or out.shape != (places, d_out)
-        or Bt.shape != (size, rank, d_out)
-        or scaling.shape[0] != size
     ):
         check_shapes(x, pool, slots, weights, out, rows)
     rows_at = 0
@@ -83,15 +85,14 @@ def run(
     if step != 1:
         target = out.contiguous()
         dy = d_out
-    loops, threads = _SERIAL, 1
+    loops, threads = numba_loops.serial, 1
     if count * k * rank * (d_in + d_out) >= _PARALLEL_WORK:
         threads = _threads()
         if threads > 1:
-            loops = _PARALLEL
-    fault = loops[A.dtype](
-        x.data_ptr(), dx, target.data_ptr(), dy, rows_at, places,
-        A.data_ptr(), Bt.data_ptr(), size, rank, d_in, d_out, scaling.data_ptr(),
-        slots.data_ptr(), weights.data_ptr(), count, k, threads,
+            loops = numba_loops.parallel
+    fault = loops(
+        plan.kind, (x.data_ptr(), dx, target.data_ptr(), dy, rows_at), places, *plan.addresses, sizes,
+        size, rank, slots.data_ptr(), weights.data_ptr(), count, k, threads,
     )  # fmt: skip
     if fault != -1:
         if fault == -2:
@@ -109,34 +110,56 @@ def warm_up(dtype: torch.dtype) -> None:
     ends, weights, scaling = torch.zeros(2, 1), torch.zeros(1, 1), torch.zeros(1)
     threads = _threads()
     with _first_call:
-        for loops in (_SERIAL, _PARALLEL) if threads > 1 else (_SERIAL,):
-            loops[dtype](
-                ends[0].data_ptr(), 1, ends[1].data_ptr(), 1, 0, 1, A.data_ptr(), A.data_ptr(), 1, 1, 1, 1,
-                scaling.data_ptr(), none.data_ptr(), weights.data_ptr(), 1, 1, threads,
+        for loops in (numba_loops.serial, numba_loops.parallel)[: 1 + (threads > 1)]:
+            loops(
+                _KINDS[dtype], (ends[0].data_ptr(), 1, ends[1].data_ptr(), 1, 0), 1,
+                A.data_ptr(), A.data_ptr(), scaling.data_ptr(), (1, 1, 1, 1, 1, 1), 1, 1,
+                none.data_ptr(), weights.data_ptr(), 1, 1, threads,
             )  # fmt: skip
 
 
-def _refusal(
-    x: torch.Tensor,
-    A: torch.Tensor,
-    Bt: torch.Tensor,
-    scaling: torch.Tensor,
-    weights: torch.Tensor,
-    out: torch.Tensor,
-) -> str | None:
-    if not (x.is_cpu and out.is_cpu and A.is_cpu):
+class _Plan:
+    """What the loops want to know of a pool. Kept at its tensor A: asking torch takes longer than a small call."""
+
+    def __init__(self, pool: FactorPool) -> None:
+        A, Bt, self.scaling = pool
+        self.Bt = Bt
+        self.kind = _KINDS[A.dtype]
+        self.addresses = (A.data_ptr(), Bt.data_ptr(), self.scaling.data_ptr())
+        self.size, self.rank, d_in = A.shape
+        scales = 1 if self.scaling.dim() == 1 else self.rank
+        self.sizes = (A.stride(0), Bt.stride(0), d_in, Bt.shape[2], self.scaling.stride(0), scales)
+
+    def still_holds(self, Bt: torch.Tensor, scaling: torch.Tensor, address: int) -> bool:
+        """Whether the pool is the one that was planned for, at the same place."""
+        there = (address, Bt.data_ptr(), scaling.data_ptr())
+        return Bt is self.Bt and scaling is self.scaling and there == self.addresses
+
+
+def _pool_refusal(pool: FactorPool) -> str | None:
+    A, Bt, scaling = pool
+    if not (A.is_cpu and Bt.is_cpu and scaling.is_cpu):
+        return "the pool is not on the CPU"
+    if A.dtype not in _KINDS or Bt.dtype is not A.dtype or scaling.dtype is not _float32:
+        return f"the pool is stored as {A.dtype}, not float32, bfloat16 or int8"
+    if not (_whole_slots(A) and _whole_slots(Bt) and (scaling.dim() == 1 or scaling.stride(1) == 1)):
+        return "a slot's numbers are not contiguous"
+    return None
+
+
+def _refusal(x: torch.Tensor, pool: FactorPool, weights: torch.Tensor, out: torch.Tensor) -> str | None:
+    if not (x.is_cpu and out.is_cpu):
         return "the tensors are not on the CPU"
     if x.dtype is not _float32 or out.dtype is not _float32:
         return f"activations are {x.dtype} and {out.dtype}, not float32"
-    if A.dtype not in _SERIAL or Bt.dtype is not A.dtype or scaling.dtype is not _float32:
-        return f"the pool is stored as {A.dtype}, not float32 or bfloat16"
-    if not (A.is_contiguous() and Bt.is_contiguous() and scaling.is_contiguous()):
-        return "the pool's tensors are not contiguous"
-    if torch.is_grad_enabled() and (
-        x.requires_grad or A.requires_grad or Bt.requires_grad or weights.requires_grad or out.requires_grad
-    ):
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *pool, weights, out)):
         return "a gradient is asked for"
     return None
+
+
+def _whole_slots(factors: torch.Tensor) -> bool:
+    """Whether the rank rows of a slot follow each other; slots may lie any distance apart."""
+    return factors.is_contiguous() or (factors.dim() == 3 and factors[0].is_contiguous())
 
 
 def _threads() -> int:

@@ -1,7 +1,8 @@
-"""Slots for adapter factors: a fixed-size pool per target with least-recently-used eviction and pins.
+"""Slots for adapter factors: a pool of fixed size with least-recently-used eviction and pins.
 
-All tensors are allocated once and keep their addresses; loading an adapter overwrites one slot in every
-target. So views, pointers and captured graphs made once stay good for every later composition.
+All tensors are allocated once and keep their addresses; loading an adapter overwrites one slot, in time that
+does not depend on how many are resident. So views, pointers and captured graphs made once stay good for every
+later composition.
 """
 
 from __future__ import annotations
@@ -10,26 +11,16 @@ import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 
 from atomlora.errors import UsageError
+from atomlora.kernels.slabs import FactorPool, SlotMemory
 
 Factors = Sequence[tuple[Any, Any]]
 Load = Callable[[str], tuple[Factors, float]]
-
-
-class FactorPool(NamedTuple):
-    """The factors of one target linear for S slots: A (S, r, d_in) and Bt (S, r, d_out), float32 or bfloat16,
-    and scaling (S,) float32 = alpha / rank. Bt is the transpose of B, so that rank rows are contiguous in
-    both."""
-
-    A: torch.Tensor
-    Bt: torch.Tensor
-    scaling: torch.Tensor
 
 
 class PoolStats(BaseModel):
@@ -49,8 +40,10 @@ class PoolStats(BaseModel):
 class AdapterPool:
     """`capacity` slots for adapters of up to `rank`, in each of the targets `(key, d_in, d_out)`.
 
-    `dtype` (torch.bfloat16 or torch.float32) is the storage; `device` where it lies. Safe to use from many
-    threads: one lock covers look-up, eviction and loading.
+    `dtype` (torch.bfloat16, torch.float32, or torch.int8 with one scale per rank row) is the storage; `device`
+    where it lies. Safe to use from many threads: one lock covers look-up, eviction and loading. On CUDA an
+    adapter is uploaded from pinned memory on a stream of its own: nothing waits on the host, the current
+    stream waits for the upload, and the upload for work that may still read the slot.
     """
 
     def __init__(
@@ -63,8 +56,8 @@ class AdapterPool:
     ) -> None:
         if capacity < 1 or rank < 1:
             raise UsageError(f"adapter pool: capacity {capacity} and rank {rank} must be at least 1")
-        if dtype not in (torch.bfloat16, torch.float32):
-            raise UsageError(f"adapter pool: dtype {dtype} cannot be stored; use bfloat16 or float32")
+        if dtype not in (torch.bfloat16, torch.float32, torch.int8):
+            raise UsageError(f"adapter pool: dtype {dtype} cannot be stored; use bfloat16, float32 or int8")
         if len({key for key, _, _ in targets}) != len(targets):
             raise UsageError("adapter pool: a target is named twice; give each target linear once")
         self.targets = tuple(targets)
@@ -72,15 +65,7 @@ class AdapterPool:
         self.rank = rank
         self.dtype = dtype
         self.device = torch.device(device)
-        self._scaling = torch.zeros(capacity, dtype=torch.float32, device=self.device)
-        self._factors = {
-            key: FactorPool(
-                A=torch.zeros((capacity, rank, d_in), dtype=dtype, device=self.device),
-                Bt=torch.zeros((capacity, rank, d_out), dtype=dtype, device=self.device),
-                scaling=self._scaling,
-            )
-            for key, d_in, d_out in targets
-        }
+        self._memory = SlotMemory(self.targets, capacity, rank, dtype, self.device)
         self._lock = threading.RLock()
         self._slots: OrderedDict[str, int] = OrderedDict()  # resident adapters, least recently used first
         self._free = list(range(capacity - 1, -1, -1))
@@ -89,13 +74,14 @@ class AdapterPool:
 
     def factors(self, key: str) -> FactorPool:
         """The factor pool of one target; the same tensors for the life of this pool."""
-        return self._factors[key]
+        return self._memory.factors[key]
 
     def acquire(self, ids: Sequence[str], load: Load) -> list[int]:
         """Slots of the adapters `ids`, loaded where absent and pinned until `release` with the same ids.
 
         `load(id)` returns `([(A (rank, d_in), Bt (rank, d_out)), …] in the order of the targets, scaling)`;
-        arrays are torch tensors or numpy float32, or numpy uint16 holding bfloat16. Smaller ranks are padded
+        arrays are torch tensors or numpy float32, or numpy uint16 holding bfloat16, and are read once, so
+        that views of a memory-mapped file will do. Smaller ranks are padded
         with zeros. An id named twice is pinned twice. If anything fails, nothing of this call stays pinned.
         Raises UsageError when the ids do not fit beside the adapters in use.
         """
@@ -119,7 +105,9 @@ class AdapterPool:
             except BaseException:
                 self.release(taken)
                 raise
-            return [self._slots[name] for name in ids]
+            slots = [self._slots[name] for name in ids]
+            self._memory.ready(slots)
+            return slots
 
     def release(self, ids: Sequence[str]) -> None:
         """Undo one `acquire` of the same ids; the adapters stay resident until their slots are needed."""
@@ -128,10 +116,23 @@ class AdapterPool:
             for name, count in wanted.items():
                 if self._pins[name] < count:
                     raise UsageError(f"adapter {name} is released more often than it was acquired")
+            self._memory.released([self._slots[name] for name in wanted])
             for name, count in wanted.items():
                 self._pins[name] -= count
                 if not self._pins[name]:
                     del self._pins[name]
+
+    def unload(self, ids: Sequence[str]) -> None:
+        """Free the slots of these adapters; those that are not resident are passed over.
+
+        Raises UsageError, and frees nothing, when one of them is acquired."""
+        with self._lock:
+            for name in ids:
+                if name in self._pins:
+                    raise UsageError(f"adapter {name} is in use; release it before it is unloaded")
+            for name in dict.fromkeys(ids):
+                if name in self._slots:
+                    self._free.append(self._slots.pop(name))
 
     @contextmanager
     def mounted(self, ids: Sequence[str], load: Load) -> Iterator[list[int]]:
@@ -145,7 +146,6 @@ class AdapterPool:
     @property
     def stats(self) -> PoolStats:
         with self._lock:
-            tensors = [tensor for pool in self._factors.values() for tensor in (pool.A, pool.Bt)]
             return PoolStats(
                 hits=self._hits,
                 misses=self._misses,
@@ -153,7 +153,7 @@ class AdapterPool:
                 resident=len(self._slots),
                 pinned=len(self._pins),
                 capacity=self.capacity,
-                size_bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
+                size_bytes=self._memory.size_bytes,
             )
 
     def _check_room(self, ids: Sequence[str]) -> None:
@@ -180,38 +180,22 @@ class AdapterPool:
             slot = self._slots.pop(victim)
             self._evictions += 1
         try:
-            for (key, _, _), (a, bt) in zip(self.targets, pairs, strict=True):
-                pool = self._factors[key]
-                for tensor, values in ((pool.A, a), (pool.Bt, bt)):
-                    tensor[slot, : values.shape[0]].copy_(values)
-                    tensor[slot, values.shape[0] :].zero_()
-            self._scaling[slot] = float(scaling)
+            self._memory.write(slot, pairs, float(scaling))
         except BaseException:
             self._free.append(slot)
             raise
         self._slots[name] = slot
 
-    def _checked(self, name: str, factors: Factors) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    def _checked(self, name: str, factors: Factors) -> list[tuple[Any, Any]]:
         if len(factors) != len(self.targets):
             raise UsageError(f"adapter {name} has {len(factors)} targets; this pool has {len(self.targets)}")
         pairs = []
         for (key, d_in, d_out), (a, bt) in zip(self.targets, factors, strict=True):
-            a, bt = _as_tensor(a), _as_tensor(bt)
-            rank = a.shape[0]
-            if a.shape != (rank, d_in) or bt.shape != (rank, d_out) or rank > self.rank:
+            rank = len(a)
+            if tuple(a.shape) != (rank, d_in) or tuple(bt.shape) != (rank, d_out) or rank > self.rank:
                 raise UsageError(
                     f"adapter {name}, target {key}: A {tuple(a.shape)} and Bt {tuple(bt.shape)} do not fit "
                     f"a pool of rank up to {self.rank}, d_in {d_in}, d_out {d_out}"
                 )
-            pairs.append((a, bt))
+            pairs.append((self._memory.stored(a), self._memory.stored(bt)))
         return pairs
-
-
-def _as_tensor(values: Any) -> torch.Tensor:
-    """A tensor of the same values; numpy uint16 is read as bfloat16."""
-    if isinstance(values, torch.Tensor):
-        return values.detach()
-    array = np.array(values)  # a copy: stored records are read-only maps, which torch would warn of
-    if array.dtype == np.uint16:
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(array)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import torch
 
-from atomlora.kernels.pools import FactorPool
+from atomlora.kernels.slabs import FactorPool
 
 # Gathered factors of one block of rows hold at most this many elements (64 MiB in float32).
 _BLOCK_ELEMENTS = 1 << 24
@@ -26,9 +26,9 @@ def delta(
 ) -> torch.Tensor:
     """The sum of deltas itself, as a new tensor (T, d_out) in float32, or float64 for a float64 `x`.
 
-    x (T, d_in), A (S, r, d_in), Bt (S, r, d_out), scaling (S,), slots (T, k) integer with negative = empty,
-    weights (T, k). Differentiable in x, A, Bt, scaling and weights; an empty slot passes no gradient and no
-    value of a factor, not even a NaN.
+    x (T, d_in), A (S, r, d_in), Bt (S, r, d_out), scaling (S,) or, by rank row, (S, r), slots (T, k) integer
+    with negative = empty, weights (T, k). Differentiable in x, A, Bt, scaling and weights; an empty slot passes
+    no gradient and no value of a factor, not even a NaN.
     """
     work = torch.float64 if x.dtype == torch.float64 else torch.float32
     count, k = slots.shape
@@ -44,9 +44,10 @@ def delta(
         mask = filled[:, :, None, None]
         a = torch.where(mask, A[index].to(work), 0)
         bt = torch.where(mask, Bt[index].to(work), 0)
-        gain = torch.where(filled, weights[first : first + step].to(work) * scaling[index].to(work), 0)
+        scales = (scaling if scaling.dim() == 2 else scaling[:, None])[index].to(work)
+        gain = torch.where(filled[:, :, None], weights[first : first + step, :, None].to(work) * scales, 0)
         hidden = torch.einsum("tkrd,td->tkr", a, x[first : first + step].to(work))
-        blocks.append(torch.einsum("tkr,tkrd->td", hidden * gain[:, :, None], bt))
+        blocks.append(torch.einsum("tkr,tkrd->td", hidden * gain, bt))
     return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
 
 
@@ -96,7 +97,7 @@ def check_shapes(
         x.dim() == out.dim() == slots.dim() == 2
         and A.dim() == Bt.dim() == 3
         and A.shape[:2] == Bt.shape[:2]
-        and scaling.shape == A.shape[:1]
+        and scaling.shape in (A.shape[:1], A.shape[:2])
         and x.shape[1] == A.shape[2]
         and out.shape == (x.shape[0], Bt.shape[2])
         and weights.shape == slots.shape
@@ -107,6 +108,6 @@ def check_shapes(
             f"shapes do not fit: x {tuple(x.shape)}, A {tuple(A.shape)}, Bt {tuple(Bt.shape)}, "
             f"scaling {tuple(scaling.shape)}, slots {tuple(slots.shape)}, weights {tuple(weights.shape)}, "
             f"out {tuple(out.shape)}, rows {None if rows is None else tuple(rows.shape)}; "
-            "wanted x (T, d_in), A (S, r, d_in), Bt (S, r, d_out), scaling (S,), out (T, d_out), "
+            "wanted x (T, d_in), A (S, r, d_in), Bt (S, r, d_out), scaling (S,) or (S, r), out (T, d_out), "
             "slots and weights (T or number of rows, k)"
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +76,31 @@ def save_index(index: Any, path: Path, stamp: str) -> None:
 
 def _load(path: Path, stamp: str, shape: tuple[int, ...]) -> Any | None:
     cached = read_cache(path, stamp)
-    if cached is None or cached.keys() != {"index"}:
+    if cached is None or cached.keys() != {"index"} or cached["index"].dtype != np.uint8:
         return None
-    import faiss
+    with _bounded(cached["index"].nbytes):
+        import faiss
 
-    index = faiss.deserialize_index(np.array(cached["index"]))
+        try:
+            index = faiss.deserialize_index(np.array(cached["index"]).reshape(-1))
+        except RuntimeError:  # bytes that were hashed, but that FAISS never wrote
+            return None
     # a stamp handed in by the caller may be right while the keys are not: never search another set of keys
     return index if (index.ntotal, index.d) == shape else None
+
+
+@contextlib.contextmanager
+def _bounded(size_bytes: int) -> Iterator[None]:
+    """While the block runs, FAISS reads no array and no list that claims to be larger than the whole file, and so
+    allocates nothing of the kind. A FAISS without these limits relies on the file's sha256 alone."""
+    import faiss
+
+    names = [n for n in ("vector_byte_limit", "loop_limit") if hasattr(faiss, f"set_deserialization_{n}")]
+    before = [getattr(faiss, f"get_deserialization_{name}")() for name in names]
+    try:
+        for name in names:
+            getattr(faiss, f"set_deserialization_{name}")(size_bytes)
+        yield
+    finally:
+        for name, value in zip(names, before, strict=True):
+            getattr(faiss, f"set_deserialization_{name}")(value)

@@ -11,8 +11,11 @@ from atomlora.cli.checking import check
 from atomlora.cli.compiling import compile_command
 from atomlora.cli.evaluating import eval_command
 from atomlora.cli.group import Commands
-from atomlora.cli.inspecting import log, show, verify
+from atomlora.cli.inspecting import gc, show, verify
+from atomlora.cli.remotes import pull, push
 from atomlora.cli.samples import sample
+from atomlora.cli.status import status
+from atomlora.cli.versions import checkout, diff, log, tag
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -21,5 +24,8 @@ def main() -> None:
     """Documents become knowledge atoms, atoms become micro-LoRAs, a router stacks the right ones."""
 
 
-for command in (sample, compile_command, ask, route, eval_command, check, show, log, verify):
+for command in (
+    sample, compile_command, ask, route, eval_command, check, status, show, log, diff, checkout, tag, verify, gc,
+    push, pull,
+):  # fmt: skip
     main.add_command(command)

@@ -27,7 +27,7 @@ from atomlora.errors import UsageError
 @click.option("--stream", is_flag=True, help="Show the answer while it is decoded.")
 @options.interference_option
 @options.json_option
-def ask(store: Path, question: str | None, batch: Path | None, stream: bool, as_json: bool, **how: Any) -> None:
+def ask(store: Path | str, question: str | None, batch: Path | None, stream: bool, as_json: bool, **how: Any) -> None:
     """Answer a question from a store.
 
     QUESTION may be - to read it from standard input. The answer is followed by the sources that took part.
@@ -49,7 +49,7 @@ def ask(store: Path, question: str | None, batch: Path | None, stream: bool, as_
 @click.argument("question")
 @options.top_k_option
 @options.json_option
-def route(store: Path, question: str, top_k: int, as_json: bool) -> None:
+def route(store: Path | str, question: str, top_k: int, as_json: bool) -> None:
     """Show which atoms matter to a question.
 
     QUESTION may be - to read it from standard input. Needs no base model.

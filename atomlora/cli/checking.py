@@ -18,12 +18,11 @@ from atomlora.cli import options
 )
 @click.option("--measure", is_flag=True, help="Keep what is measured in the store, as its next version.")
 @click.option("--questions", default=64, show_default=True, type=click.IntRange(min=1), help="On how many.")
+@options.at_option
 @options.base_option
 @options.device_option
 @options.json_option
-def check(
-    store: Path, html: Path | None, measure: bool, as_json: bool, base: str | None, device: str, **how: Any
-) -> None:
+def check(store: Path | str, html: Path | None, measure: bool, as_json: bool, **how: Any) -> None:
     """Check how atoms stack.
 
     Tells which pairs of atoms disturb each other, how well an atom is recalled beside 1, 3 and 7 others, and what a
@@ -32,7 +31,8 @@ def check(
     from atomlora.cli.checks import check_place, run_check, show_check, write_report
 
     check_place(html)
-    with options.open_model(store, base, device) as model:
+    opening = {name: how.pop(name) for name in ("base", "device", "version")}
+    with options.open_model(store, **opening) as model:
         report = run_check(model, measure, **how)
         if html is not None:
             write_report(model, report, html)

@@ -27,6 +27,7 @@ from atomlora.cli import options
 @click.option("--layers", metavar="late:N|LIST", help="Which layers: the last N, or numbers like 25,26,27.")
 @click.option("--targets", help="Which linear layers, such as gate_proj,up_proj,down_proj.")
 @click.option("--slots", type=int, help="Atoms that train side by side: more need more memory.")
+@click.option("--storage", type=click.Choice(["bf16", "int8"]), help="Store weights so.  [default: bf16]")
 @options.device_option
 @options.json_option
 def compile_command(

@@ -1,8 +1,8 @@
-"""What `show`, `log` and `verify` print."""
+"""What `show`, `verify` and `gc` print."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,7 +12,7 @@ from atomlora.cli.options import print_json
 
 if TYPE_CHECKING:
     from atomlora.atom import Atom, Provenance
-    from atomlora.store import Manifest, Store, VerifyReport
+    from atomlora.store import RecordType, Store, VerifyReport
 
 
 def show_atoms(store: Store, as_json: bool) -> None:
@@ -38,24 +38,6 @@ def show_atom(store: Store, atom_id: str, as_json: bool) -> None:
         click.echo(f"{name:<12} {render.one_line(value)}")
 
 
-def show_versions(manifests: Sequence[Manifest], as_json: bool) -> None:
-    """The versions, newest first."""
-    if as_json:
-        print_json({"versions": [_version(manifest) for manifest in manifests]})
-        return
-    rows = [
-        [
-            manifest.version[:12],
-            manifest.created,
-            *(manifest.stats.get(f"atoms_{name}", "-") for name in ("total", "new", "removed", "failed")),
-            manifest.base.name,
-            manifest.message,
-        ]
-        for manifest in manifests
-    ]
-    render.table(["version", "created", "atoms", "new", "removed", "failed", "base", "message"], rows)
-
-
 def show_verified(report: VerifyReport, as_json: bool) -> None:
     """What was read, and each problem."""
     if as_json:
@@ -67,7 +49,42 @@ def show_verified(report: VerifyReport, as_json: bool) -> None:
     )
     for problem in report.problems:
         harmed = ", ".join(version[:12] for version in problem.versions)
-        click.echo(f"  {problem.file}: {problem.reason}; {problem.remedy} (harms {harmed})")
+        click.echo(f"  {problem.file}: {problem.reason}; {problem.remedy}" + (f" (harms {harmed})" if harmed else ""))
+
+
+def collect(
+    path: Path, dry_run: bool, keep: int | None, compacting: bool, storage: RecordType | None
+) -> dict[str, Any]:
+    """Compact where that is wanted, then remove what no version needs; the figures, for JSON."""
+    from atomlora.store import Store, compact
+
+    compacted = compact(path, storage) if compacting else None
+    with Store.open(path) as store:
+        report = store.gc(dry_run, keep)
+    return {
+        "store": str(path),
+        "dry_run": dry_run,
+        **report.model_dump(mode="json"),
+        "compacted": compacted.model_dump(mode="json") if compacted else None,
+    }
+
+
+def show_collected(report: dict[str, Any], as_json: bool) -> None:
+    """What `gc` did or would do."""
+    if as_json:
+        print_json(report)
+        return
+    if (done := report["compacted"]) is not None:
+        click.echo(
+            f"version {done['version'][:12]}: {done['segments_before']} segments became {done['segments_after']}, "
+            f"{done['atoms_rewritten']} atoms written anew, weights {done['bytes_before']:,} -> "
+            f"{done['bytes_after']:,} bytes"
+        )
+    what = "would be removed" if report["dry_run"] else "removed"
+    click.echo(
+        f"{len(report['removed'])} files and {len(report['versions'])} versions {what}, "
+        f"{report['freed_bytes']:,} bytes"
+    )
 
 
 def _short(atom: Atom) -> dict[str, Any]:
@@ -85,11 +102,6 @@ def _short(atom: Atom) -> dict[str, Any]:
     }
 
 
-def _version(manifest: Manifest) -> dict[str, Any]:
-    kept = manifest.model_dump(mode="json", exclude={"targets", "segments", "calibration"})
-    return {"version": manifest.version, **kept, "segments": len(manifest.segments)}
-
-
 def _lines(atom: Atom, facts: dict[str, Any]) -> list[tuple[str, str]]:
     record = atom.record
     lines = [
@@ -100,7 +112,7 @@ def _lines(atom: Atom, facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("text", atom.text),
         *(("source", _place(place)) for place in atom.provenances),
         ("labels", ", ".join(atom.labels)),
-        ("adapter", f"rank {atom.rank}, alpha {atom.alpha:g}, {facts['size_bytes']:,} bytes"),
+        ("adapter", f"rank {atom.rank}, alpha {atom.alpha:g}, {facts['size_bytes']:,} bytes as {facts['dtype']}"),
         ("training", f"recall {record.recall:.2f}, loss {record.loss:.4f}, {record.steps} steps"),
         ("weights", atom.weights_digest),
     ]

@@ -29,16 +29,31 @@ MODES = "none,text,full,atoms,both,extract"
 )
 @click.option("--batch-size", default=16, show_default=True, type=click.IntRange(min=1))
 @click.option("--predictions", type=click.Path(path_type=Path), help="Write every answer to this jsonl file.")
+@click.option("--record", is_flag=True, help="Keep the scores with the version; atomlora log shows how they moved.")
+@options.at_option
 @options.model_options
 @options.json_option
-def eval_command(store: Path, golden: Path, as_json: bool, base: str | None, device: str, **how: Any) -> None:
+def eval_command(
+    store: Path | str,
+    golden: Path,
+    as_json: bool,
+    base: str | None,
+    device: str,
+    record: bool,
+    version: str | None,
+    **how: Any,
+) -> None:
     """Score answers to a file of questions.
 
     Asks STORE the questions of GOLDEN, mode by mode. Lines of GOLDEN (jsonl): {"question", "answer" |
     "answers" | "answers_all", "source"?}; answers are alternatives, answers_all are all required.
     """
-    from atomlora.cli.scores import run_evaluation, show_scores
+    from atomlora.cli.scores import record_scores, require_recordable, run_evaluation, show_scores
 
-    with options.open_model(store, base, device) as model:
+    with options.open_model(store, base, device, version=version) as model:
+        if record:
+            require_recordable(model.store)
         report = run_evaluation(model, golden, **how)
-    show_scores(report, as_json)
+        show_scores(report, as_json)
+        if record:
+            record_scores(model.store, golden, report, how)

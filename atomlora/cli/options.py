@@ -15,6 +15,10 @@ from atomlora.errors import UsageError
 if TYPE_CHECKING:
     from atomlora.model import AtomLoRA
 
+    _ParamType = click.ParamType[Path | str]
+else:  # not generic in older versions of click
+    _ParamType = click.ParamType
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -32,7 +36,25 @@ def _device(context: click.Context, option: click.Parameter, value: str) -> str:
     return value
 
 
-store_argument = click.argument("store", type=click.Path(path_type=Path))
+class StorePath(_ParamType):
+    """A store's folder as a Path, or an fsspec address, of which a Path would swallow a slash, as it is."""
+
+    name = "store"
+
+    def __init__(self, addresses: bool) -> None:
+        self.addresses = addresses
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path | str:
+        if "://" not in str(value):
+            return Path(value)
+        if not self.addresses:
+            self.fail(f"{value}: this needs a store in a folder; get it with: atomlora pull {value} FOLDER", param, ctx)
+        return str(value)
+
+
+store_argument = click.argument("store", type=StorePath(addresses=True))
+folder_argument = click.argument("store", type=StorePath(addresses=False))
+at_option = click.option("--at", "version", metavar="VERSION", help="A version's start, a tag, HEAD, or one~N.")
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 base_option = click.option("--base", help="Where the store's base lies, if elsewhere: folder or hub id.")
 device_option = click.option(
@@ -58,7 +80,7 @@ def model_options(command: Command) -> Command:
     return command
 
 
-def open_model(store: Path, base: str | None, device: str, **settings: Any) -> AtomLoRA:
+def open_model(store: Path | str, base: str | None, device: str, **settings: Any) -> AtomLoRA:
     """The store on its base; the base is loaded when first needed, or at once where it was named."""
     from atomlora.model import AtomLoRA
 

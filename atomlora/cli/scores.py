@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from atomlora.cli import render
 from atomlora.cli.options import print_json
+from atomlora.errors import StoreError
 from atomlora.evaluate import EvalReport, ScoredAnswer, evaluate, parse_modes
 from atomlora.full_context import read_documents
 from atomlora.golden import load_golden
+from atomlora.store import Evaluation, EvaluationFolder, Store
 
 if TYPE_CHECKING:
     from atomlora.model import AtomLoRA
@@ -80,6 +84,27 @@ def show_scores(report: EvalReport, as_json: bool) -> None:
     if report.documents is not None:
         cut = report.modes["full"].truncated
         click.echo(f"full: documents {report.documents}" + (f"; {cut} cut to fit the base" if cut else ""))
+
+
+def require_recordable(store: Store) -> None:
+    """StoreError where scores could not be kept with the version."""
+    if store.url is not None:
+        raise StoreError(f"--record: {store.url} is read-only; pull it into a folder, record there, and push")
+
+
+def record_scores(store: Store, golden: Path, report: EvalReport, how: dict[str, Any]) -> None:
+    """Keep the report with the store's version, and say so on stderr."""
+    asked = {name: how[name] for name in ("modes", "limit", "top_k", "max_new_tokens")}
+    evaluation = Evaluation(
+        version=store.version,
+        created=datetime.now(UTC).isoformat(timespec="microseconds"),
+        golden=golden.name,
+        golden_sha256=hashlib.sha256(golden.read_bytes()).hexdigest(),
+        asked=asked,
+        report=report.model_dump(mode="json"),
+    )
+    EvaluationFolder(store.path).write(evaluation)
+    click.echo(f"Recorded with version {store.version[:12]}; see atomlora log {store.path}", err=True)
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ def compile_settings(
     slots: int | None,
     embedder: str | None,
     question_writer: str | None,
+    storage: str | None,
 ) -> CompileSettings:
     """The defaults, but for the options that were given. UsageError names the option that cannot be."""
     names = None if targets is None else tuple(name.strip() for name in targets.split(",") if name.strip())
@@ -27,7 +28,8 @@ def compile_settings(
     try:
         adapter = AdapterSettings(**_given(rank=rank, alpha=alpha, layers=layers, targets=names))
         return CompileSettings(
-            adapter=adapter, **_given(slots=slots, embedder=embedder, question_writer=question_writer)
+            adapter=adapter,
+            **_given(slots=slots, embedder=embedder, question_writer=question_writer, storage=storage),
         )
     except ValidationError as error:
         first = error.errors()[0]

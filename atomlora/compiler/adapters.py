@@ -50,7 +50,8 @@ class StackedAdapters:
     """The factors of N atoms in training, mounted by hooks on the base's own linear layers.
 
     `rank`, `alpha` as in LoRA (arXiv 2106.09685): delta = alpha / rank * B A x. A starts as a random projection
-    drawn from the atom's identity, B at zero.
+    drawn from the atom's identity, B at zero. `whitening`: per target a symmetric S (d_in, d_in), in whose coordinates
+    A is drawn and learnt (see `atomlora.compiler.whitening`).
     """
 
     def __init__(
@@ -61,7 +62,9 @@ class StackedAdapters:
         rank: int,
         alpha: float,
         pool: FrozenPool | None = None,
+        whitening: Sequence[Tensor] | None = None,
     ) -> None:
+        self.whitening = whitening
         self.model, self.targets, self.rank, self.scaling, self.pool = (
             model,
             targets,
@@ -81,8 +84,9 @@ class StackedAdapters:
         """Give `slot` to the atom `identity`: its own random A, zero B, empty moments, step 0."""
         seed = int.from_bytes(hashlib.sha256(identity.encode()).digest()[:8], "big") >> 1
         generator = torch.Generator().manual_seed(seed)
-        for a, target in zip(self.a, self.targets, strict=True):
-            a[slot] = torch.randn(self.rank, target.d_in, generator=generator).to(a) / target.d_in**0.5
+        for number, (a, target) in enumerate(zip(self.a, self.targets, strict=True)):
+            random = torch.randn(self.rank, target.d_in, generator=generator).to(a) / target.d_in**0.5
+            a[slot] = self._whitened(number, random)
         for bt in self.bt:
             bt[slot] = 0
         for first, second in self._moments:
@@ -122,7 +126,8 @@ class StackedAdapters:
 
     @torch.no_grad()
     def step(self, active: Tensor, learning_rate_a: float, learning_rate_b: float, decay: Tensor | None = None) -> None:
-        """One Adam step (arXiv 1412.6980) for the slots in `active` (int64), each by its own step count.
+        """One Adam step (arXiv 1412.6980) for the slots in `active` (int64), each by its own step count. A's is taken
+        in whitened coordinates: with A = Z S, Z's gradient is A's times S, and a step of Z moves A by S times it.
 
         `decay` (len(active),) scales the learning rates per atom. Gradients are cleared.
         """
@@ -135,13 +140,17 @@ class StackedAdapters:
             if parameter.grad is None:
                 continue
             rate = learning_rate_a if number < len(self.a) else learning_rate_b
-            gradient = parameter.grad[active]
+            gradient = self._whitened(number, parameter.grad[active])
             m = first[active].mul_(BETA_1).add_(gradient, alpha=1 - BETA_1)
             v = second[active].mul_(BETA_2).addcmul_(gradient, gradient, value=1 - BETA_2)
             first[active], second[active] = m, v
             update = (m / correct_1) / ((v / correct_2).sqrt_().add_(EPSILON))
-            parameter[active] -= rate * scale[:, None, None] * update
+            parameter[active] -= rate * scale[:, None, None] * self._whitened(number, update)
             parameter.grad = None
+
+    def _whitened(self, number: int, rows: Tensor) -> Tensor:
+        """Rows of parameter `number` (as in `parameters`) times its S; those of B as they are."""
+        return rows if self.whitening is None or number >= len(self.a) else rows @ self.whitening[number]
 
     @torch.no_grad()
     def record(self, slot: int) -> np.ndarray:

@@ -23,9 +23,11 @@ from atomlora.questions.types import AtomText, Question, QuestionWriter
 from atomlora.router import Embedder, fit_calibration, load_embedder
 from atomlora.runtime.keys import TOKEN_CACHE, store_documents, store_keys
 from atomlora.settings import CompileSettings
-from atomlora.store import Store, StoreWriter
+from atomlora.store import Manifest, Store, StoreWriter
 
 Listener = Callable[[CompileProgress], None]
+
+RECALIBRATE_SHARE = 0.05  # of the atoms: when more than these have changed, gates are fitted anew
 
 
 def compile_corpus(
@@ -67,7 +69,9 @@ def compile_corpus(
         atoms = list({atom.id: atom for atom in atoms}.values())
         teller.tell("route", 0, len(atoms))
         before = _committed(Path(store)) if writer.head else set()
-        keys, calibration = _keys(atoms, embedder, writer, Path(store))
+        ids = {atom.id for atom in atoms}
+        since = _since_calibration(writer.head, recipe, embedder, len(ids ^ before), len(ids))
+        keys, calibration = _keys(atoms, embedder, writer, Path(store), keep_calibration=since is not None)
         teller.tell("route", len(atoms), len(atoms))
         interference = compiled_interference(
             loaded,
@@ -78,7 +82,6 @@ def compile_corpus(
             settings.interference,
             lambda done, total: teller.tell("interference", done, total),
         )
-        ids = {atom.id for atom in atoms}
         failed = tuple(_failure(atom) for atom in atoms if not atom.record.passed)
         manifest = writer.commit(
             atoms,
@@ -96,6 +99,8 @@ def compile_corpus(
                 "atoms_kept": len(ids & before),
                 "atoms_removed": len(before - ids),
                 "atoms_failed": len(failed),
+                "settings_recipe": settings.recipe(),
+                "atoms_since_calibration": since or 0,
             },
         )
     teller.close()
@@ -155,10 +160,27 @@ def _with_questions(
     return asked
 
 
+def _since_calibration(
+    head: Manifest | None, recipe: str, embedder: Embedder, changed: int, atoms: int
+) -> int | None:
+    """How many atoms came or went since the calibration of the version before was fitted, `changed` now among
+    them; None where that is so many, or so much else has changed, that it must be fitted anew.
+
+    A new fit moves the gates of every atom a little, and so answers that have nothing to do with what was edited.
+    """
+    if head is None or not head.calibration or head.recipe != recipe:
+        return None
+    if head.embedder.fingerprint != embedder.fingerprint:
+        return None
+    since = int(head.stats.get("atoms_since_calibration", 0)) + changed
+    return since if since <= RECALIBRATE_SHARE * atoms else None
+
+
 def _keys(
-    atoms: list[Atom], embedder: Embedder, writer: StoreWriter, path: Path
+    atoms: list[Atom], embedder: Embedder, writer: StoreWriter, path: Path, keep_calibration: bool
 ) -> tuple[tuple[np.ndarray, np.ndarray], dict[str, object]]:
-    """Embeddings of all keys (those of the version before are taken over) and the calibration fitted on them."""
+    """Embeddings of all keys (those of the version before are taken over) and the calibration: that of the version
+    before, or one fitted on them."""
     keys = store_keys(atoms)
     known: dict[str, np.ndarray] = {}
     if writer.head is not None and writer.head.embedder.fingerprint == embedder.fingerprint:
@@ -170,6 +192,8 @@ def _keys(
     known.update(zip(fresh, embedder.encode(fresh), strict=True) if fresh else ())
     embeddings = np.stack([known[text] for _, text in keys]).astype(np.float32)
     positions = np.array([position for position, _ in keys], dtype=np.int32)
+    if keep_calibration and writer.head is not None:
+        return (embeddings, positions), writer.head.calibration
     calibration = fit_calibration(
         embedder,
         embeddings,

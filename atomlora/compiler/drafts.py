@@ -87,21 +87,30 @@ def reuse(
     recipe: str,
 ) -> dict[int, Atom]:
     """Drafts that a finished atom already answers for: same text, same recipe, same user questions. Its questions
-    are taken over, so that nothing is written or trained again."""
+    are taken over, so that nothing is written or trained again; its title too, where the very same file was renamed
+    and has no title but its name."""
     by_key: dict[tuple[str, str, tuple[str, ...]], list[Atom]] = {}
+    renamed: dict[tuple[str, int, str, tuple[str, ...]], list[tuple[str, Atom]]] = {}
     for atom in finished.values():
         by_key.setdefault((atom.title, atom.text, atom.headings), []).append(atom)
+        for place in atom.provenances:
+            bytes_there = (place.source_sha256, place.start, atom.text, atom.headings)
+            renamed.setdefault(bytes_there, []).append((place.source, atom))
     kept: dict[int, Atom] = {}
+    places: dict[str, tuple[Provenance, ...]] = {}
     for index, draft in enumerate(drafts):
         wanted = [(q.text, q.answer) for q in user.get(index, ())]
-        for atom in by_key.get(draft.key, ()):
+        first = draft.provenances[0]
+        same_bytes = renamed.get((first.source_sha256, first.start, draft.text, draft.headings), ())
+        elsewhere = [atom for source, atom in same_bytes if source != first.source]
+        for atom in (*by_key.get(draft.key, ()), *elsewhere):
             own = [(q.text, q.answer) for q in atom.questions if q.kind == "user"]
             same = atom.id == atom_identity(
                 base_fingerprint, recipe, atom.title, atom.headings, atom.text, atom.questions
             )
             if same and own == wanted:
-                kept[index] = atom.model_copy(
-                    update={"type": draft.type, "provenances": draft.provenances, "labels": draft.labels}
-                )
+                places[atom.id] = (*places.get(atom.id, ()), *draft.provenances)
+                kept[index] = atom.model_copy(update={"type": draft.type, "labels": draft.labels})
                 break
-    return kept
+    # A copy under another name is the same atom, and it stands in both.
+    return {i: atom.model_copy(update={"provenances": places[atom.id]}) for i, atom in kept.items()}

@@ -1,4 +1,4 @@
-"""The frozen distractor pool and the silence bank of a base and recipe.
+"""The frozen distractor pool, the silence bank and the whitening of a base and recipe.
 
 Atoms must stand beside atoms that were never trained with them. So the neighbours of training are not batch mates
 but one frozen pool, trained once per base and recipe from a fixed list of invented facts and kept in the user's
@@ -15,11 +15,13 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
+from torch import Tensor
 
 from atomlora.atom import Target, digest_json, record_size
 from atomlora.bases import Base, cache_folder
@@ -29,20 +31,23 @@ from atomlora.compiler.pool_facts import POOL_FACTS
 from atomlora.compiler.silence import SilenceBank, build_bank
 from atomlora.compiler.trainer import AtomJob, Trainer
 from atomlora.compiler.trunk import Example, Trunk
+from atomlora.compiler.whitening import MOMENT_TOKENS, input_moments, whiteners
 from atomlora.prompts import chat_prompt
 from atomlora.router.general_questions import GENERAL_QUESTIONS
 from atomlora.settings import CompileSettings
 
 _log = logging.getLogger(__name__)
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
 class PoolRecords:
-    """What is cached: the pool atoms' records and the base's own first answer tokens to the general questions."""
+    """What is cached: the pool atoms' records, the base's own first answer tokens to the general questions, and what
+    whitens each target's inputs (None where the settings want none)."""
 
     records: tuple[np.ndarray, ...]
     answers: tuple[tuple[int, ...], ...]
+    whitening: tuple[Tensor, ...] | None
 
 
 def pool_facts(settings: CompileSettings) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
@@ -64,21 +69,28 @@ def load_or_train_pool(
     """The cached pool of this base and recipe, trained now if there is none or the file does not fit."""
     path = cache_folder() / "pools" / f"{pool_digest(base.fingerprint, settings)}.safetensors"
     size = record_size(settings.adapter.rank, targets)
-    cached = _read(path, len(pool_facts(settings)), size)
+    cached = _read(path, len(pool_facts(settings)), size, base.model.device)
     if cached is not None:
         return cached
-    answers = base_answers(base, GENERAL_QUESTIONS, settings.train.silence_tokens)
+    facts = pool_facts(settings)
+    answers = base_answers(base, GENERAL_QUESTIONS, max(MOMENT_TOKENS, settings.train.silence_tokens))
+    whitening = None
+    if settings.train.damping is not None:
+        stated = [example for _, text, questions in facts for example in _examples(base, text, questions)]
+        moments = input_moments(trunk, targets, [*_general(base, answers, MOMENT_TOKENS), *stated])
+        whitening = whiteners(moments, settings.train.damping)
     bank = None
     if settings.train.silent:
-        bank = build_bank(trunk, CandidateHead(base.model), _general(base, answers))
-    trainer = Trainer(base.model, trunk, targets, settings.adapter, settings.train, settings.slots, bank)
-    facts = pool_facts(settings)
+        general = _general(base, answers, settings.train.silence_tokens)
+        bank = build_bank(trunk, CandidateHead(base.model), general)
+    adapter, train = settings.adapter, settings.train
+    trainer = Trainer(base.model, trunk, targets, adapter, train, settings.slots, bank, whitening=whitening)
     jobs = [AtomJob(digest_json([title, text]), _examples(base, text, questions)) for title, text, questions in facts]
     found: dict[str, np.ndarray] = {}
     for trained in trainer.run(jobs):
         found[trained.identity] = trained.record
         on_progress(len(found), len(jobs))
-    pool = PoolRecords(tuple(found[job.identity] for job in jobs), tuple(answers))
+    pool = PoolRecords(tuple(found[job.identity] for job in jobs), tuple(answers), whitening)
     _write(path, pool)
     return pool
 
@@ -97,13 +109,15 @@ def neighbours_and_bank(
         for _, text, questions in pool_facts(settings)
         for example in _examples(base, text, questions)
     ]
+    general = _general(base, pool.answers, settings.train.silence_tokens)
     adapters = StackedAdapters(base.model, targets, 1, shape.rank, shape.alpha, neighbours)
-    return neighbours, build_bank(trunk, CandidateHead(base.model), _general(base, pool.answers), known, adapters)
+    return neighbours, build_bank(trunk, CandidateHead(base.model), general, known, adapters)
 
 
 @torch.no_grad()
 def base_answers(base: Base, questions: Sequence[str], tokens: int, batch: int = 32) -> list[tuple[int, ...]]:
-    """The bare base's first greedy tokens to each question: on these it must not change its mind."""
+    """The bare base's first greedy tokens to each question, to the end token where it comes within them: on these it
+    must not change its mind."""
     from atomlora.runtime.decoding import greedy, left_pad
 
     found: list[tuple[int, ...]] = []
@@ -111,7 +125,9 @@ def base_answers(base: Base, questions: Sequence[str], tokens: int, batch: int =
         prompts = [chat_prompt(base.tokenizer, question) for question in questions[start : start + batch]]
         ids, mask = left_pad(prompts, base.tokenizer.pad_token_id, base.model.device)
         output = base.model.generate(ids, attention_mask=mask, generation_config=greedy(base, tokens))
-        found += [tuple(row) for row in output[:, ids.shape[1] :].tolist()]
+        for row in output[:, ids.shape[1] :].tolist():
+            ends = [i for i, token in enumerate(row) if token == base.tokenizer.eos_token_id]
+            found.append(tuple(row[: ends[0] + 1] if ends else row))
     return found
 
 
@@ -119,21 +135,26 @@ def _examples(base: Base, text: str, questions: Sequence[str]) -> tuple[Example,
     return tuple(Example.asked(base.tokenizer, question, text) for question in questions)
 
 
-def _general(base: Base, answers: Sequence[Sequence[int]]) -> list[Example]:
-    """The general questions with the base's own answers."""
+def _general(base: Base, answers: Sequence[Sequence[int]], tokens: int) -> list[Example]:
+    """The general questions with the first tokens of the base's own answers."""
     asked = zip(GENERAL_QUESTIONS, answers, strict=True)
-    return [Example(tuple(chat_prompt(base.tokenizer, question)), tuple(answer)) for question, answer in asked]
+    return [Example(tuple(chat_prompt(base.tokenizer, question)), tuple(answer[:tokens])) for question, answer in asked]
 
 
-def _read(path: Path, atoms: int, size: int) -> PoolRecords | None:
+def _read(path: Path, atoms: int, size: int, device: Any) -> PoolRecords | None:
     if not path.is_file():
         return None
     try:
         with safe_open(path, framework="numpy") as file:
             records = file.get_tensor("records") if atoms else np.zeros((0, size), np.uint16)
-            answers = json.loads((file.metadata() or {})["answers"])
+            metadata = file.metadata() or {}
+            answers, reads = json.loads(metadata["answers"]), json.loads(metadata["whitening"])
+            whitening = None
+            if reads is not None:
+                made = {name: torch.from_numpy(file.get_tensor(name)).to(device) for name in set(reads)}
+                whitening = tuple(made[name] for name in reads)
         if records.shape == (atoms, size) and len(answers) == len(GENERAL_QUESTIONS):
-            return PoolRecords(tuple(records), tuple(tuple(a) for a in answers))
+            return PoolRecords(tuple(records), tuple(tuple(a) for a in answers), whitening)
         reason = "it has another shape"
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         reason = str(error)
@@ -147,8 +168,13 @@ def _write(path: Path, pool: PoolRecords) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".pool-")
         os.close(descriptor)
-        records = np.stack(pool.records) if pool.records else np.zeros((0, 1), np.uint16)
-        save_file({"records": records}, temporary, metadata={"answers": json.dumps(pool.answers)})
+        tensors = {"records": np.stack(pool.records) if pool.records else np.zeros((0, 1), np.uint16)}
+        reads = None
+        if pool.whitening is not None:  # of targets that read the same input, the first one's name stands for all
+            names = {id(matrix): f"whitening.{i}" for i, matrix in reversed(list(enumerate(pool.whitening)))}
+            tensors |= {names[id(matrix)]: matrix.cpu().numpy() for matrix in pool.whitening}
+            reads = [names[id(matrix)] for matrix in pool.whitening]
+        save_file(tensors, temporary, metadata={"answers": json.dumps(pool.answers), "whitening": json.dumps(reads)})
         os.replace(temporary, path)
     except OSError as error:
         _log.warning("%s: the distractor pool cannot be cached (%s)", path, error)

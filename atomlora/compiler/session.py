@@ -16,7 +16,7 @@ from atomlora.compiler.trunk import Example, Trunk
 from atomlora.compiler.wordings import training_wordings
 from atomlora.prompts import common_prefix
 from atomlora.settings import CompileSettings
-from atomlora.store import StoreWriter, weights_digest
+from atomlora.store import StoreWriter, pack, weights_digest
 
 SEGMENT_ATOMS = 32
 
@@ -50,9 +50,10 @@ class TrainingSession:
         try:
             for trained in trainer.run(jobs):
                 number = numbers[trained.identity]
-                atom = self._atom(trained, drafts[number])
+                stored = pack(trained.record, self.settings.adapter.rank, self.targets, self.settings.storage)
+                atom = self._atom(trained, drafts[number], weights_digest(stored))
                 atoms[number] = atom
-                waiting.append((atom, trained.record))
+                waiting.append((atom, stored))
                 asked, right = asked + len(trained.passed), right + sum(trained.passed)
                 if len(waiting) >= SEGMENT_ATOMS:
                     writer.write_segment(waiting)
@@ -74,11 +75,12 @@ class TrainingSession:
             base, trunk, self.targets, settings, lambda done, total: self.teller.tell("pool", done, total)
         )
         neighbours, bank = neighbours_and_bank(base, trunk, self.targets, pool, settings)
+        adapter, train = settings.adapter, settings.train
         return Trainer(
-            base.model, trunk, self.targets, settings.adapter, settings.train, settings.slots, bank, neighbours
+            base.model, trunk, self.targets, adapter, train, settings.slots, bank, neighbours, pool.whitening
         )
 
-    def _atom(self, trained: TrainedAtom, draft: Draft) -> Atom:
+    def _atom(self, trained: TrainedAtom, draft: Draft, digest: str) -> Atom:
         asked = [wording.question for wording in training_wordings(draft)]
         record = TrainRecord(
             steps=trained.steps,
@@ -97,7 +99,7 @@ class TrainingSession:
             rank=self.settings.adapter.rank,
             alpha=self.settings.adapter.alpha,
             record=record,
-            weights_digest=weights_digest(trained.record),
+            weights_digest=digest,
             provenances=draft.provenances,
             labels=draft.labels,
         )

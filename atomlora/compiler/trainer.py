@@ -90,10 +90,11 @@ class Trainer:
         slots: int,
         bank: SilenceBank | None = None,
         pool: FrozenPool | None = None,
+        whitening: Sequence[Tensor] | None = None,
     ) -> None:
         self.model, self.trunk, self.settings = model, trunk, settings
         self.head = CandidateHead(model)
-        self.adapters = StackedAdapters(model, targets, slots, adapter.rank, adapter.alpha, pool)
+        self.adapters = StackedAdapters(model, targets, slots, adapter.rank, adapter.alpha, pool, whitening)
         self.bank = bank if settings.silent else None
         self._free = list(range(slots))
         self._slots: dict[int, _Slot] = {}

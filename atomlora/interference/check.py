@@ -110,7 +110,7 @@ def check_store(
     pairs = checked_pairs(records)
     off_topic = _off_topic(model, lab, atoms, settings, on_progress)
     return CheckReport(
-        store=str(store.path),
+        store=store.url or str(store.path),
         version=store.version,
         atoms=len(atoms),
         recorded=recorded,

@@ -14,6 +14,7 @@ from atomlora.interference.near import nearest
 from atomlora.interference.records import InterferenceRecords
 from atomlora.settings import InterferenceSettings
 from atomlora.store import Store, StoreWriter
+from atomlora.store.records import unpack
 
 
 def compiled_interference(
@@ -34,4 +35,8 @@ def compiled_interference(
         with Store.open(writer.path) as old:
             before = old.interference()
     near = nearest(*keys, len(atoms), settings.neighbours)
-    return measure(Lab(base, targets), atoms, writer.weights, near, settings.probes, before, on_progress)
+
+    def weights(atom: Atom) -> np.ndarray:
+        return unpack(writer.weights(atom), atom.rank, targets)
+
+    return measure(Lab(base, targets), atoms, weights, near, settings.probes, before, on_progress)

@@ -22,6 +22,10 @@ def remeasure(model: AtomLoRA, on_progress: Progress = lambda _stage, _done, _to
     Raises StoreError while another writer is at work, or when the version is no longer the store's current one.
     """
     store = model.store
+    if store.url is not None:
+        raise StoreError(
+            f"{store.url}: read-only here; get it with: atomlora pull {store.url} FOLDER, and measure that"
+        )
     before = store.interference()
     with Store.writer(store.path) as writer:
         manifest = store.manifest

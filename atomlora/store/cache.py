@@ -2,13 +2,14 @@
 
 `cache/catalogue.sqlite3` belongs to the version of HEAD; `catalogue.sqlite3.stamp` names that version and the
 file's sha256. Where either is absent, stale or broken, the index is made anew; where it cannot be written, or
-the version is not HEAD's, it is made in memory. It only says where to look: every entry is then read from the
-verified catalogue.
+the version is not HEAD's, it is made in memory. It says where to look, and the sha256 that the line there had when
+the whole catalogue was hashed: so one atom is read, and checked, without hashing the atoms of all others.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import secrets
@@ -20,19 +21,21 @@ from typing import Any
 from urllib.parse import quote
 
 from atomlora.store.catalogue import Catalogue
-from atomlora.store.files import TEMPORARY, DamagedFileError, hash_buffer
+from atomlora.store.files import TEMPORARY, DamagedFileError, hash_file
 
 NAME = "catalogue.sqlite3"
 _SCHEMA = """
 CREATE TABLE atoms (position INTEGER PRIMARY KEY, id TEXT NOT NULL, offset INTEGER NOT NULL, size INTEGER NOT
-NULL); CREATE TABLE sources (source TEXT NOT NULL, position INTEGER NOT NULL);
+NULL, digest BLOB NOT NULL); CREATE TABLE sources (source TEXT NOT NULL, position INTEGER NOT NULL);
 """
 _INDEXES = "CREATE INDEX atoms_id ON atoms (id); CREATE INDEX sources_source ON sources (source, position);"
-Row = tuple[int, str, int, int]
+_FORMAT = 2  # of the schema: raise it with every change, so that files of before count as stale
+_COLUMNS = "position, id, offset, size, digest"
+Row = tuple[int, str, int, int, bytes]
 
 
 class CatalogueIndex:
-    """Positions, ids and places of a catalogue's lines: rows are (position, id, offset, size).
+    """Positions, ids and places of a catalogue's lines: rows are (position, id, offset, size, sha256).
     Thread-safe."""
 
     def __init__(self, catalogue: Catalogue, version: str, folder: Path | None) -> None:
@@ -50,16 +53,16 @@ class CatalogueIndex:
         """Rows of the atoms whose id starts with `prefix` (hex), at most `limit`."""
         # "g" sorts behind every hex digit.
         where = "id >= ? AND id < ? ORDER BY id LIMIT ?"
-        return self._rows(f"SELECT position, id, offset, size FROM atoms WHERE {where}", prefix, prefix + "g", limit)
+        return self._rows(f"SELECT {_COLUMNS} FROM atoms WHERE {where}", prefix, prefix + "g", limit)
 
     def by_position(self, position: int) -> list[Row]:
         """The row of the atom at `position`, or none."""
-        return self._rows("SELECT position, id, offset, size FROM atoms WHERE position = ?", position)
+        return self._rows(f"SELECT {_COLUMNS} FROM atoms WHERE position = ?", position)
 
     def by_source(self, source: str) -> list[Row]:
         """Rows of the atoms with a provenance in `source`, in the catalogue's order."""
         where = "position IN (SELECT position FROM sources WHERE source = ?) ORDER BY position"
-        return self._rows(f"SELECT position, id, offset, size FROM atoms WHERE {where}", source)
+        return self._rows(f"SELECT {_COLUMNS} FROM atoms WHERE {where}", source)
 
     def __len__(self) -> int:
         return int(self._rows("SELECT count(*) FROM atoms")[0][0])
@@ -130,7 +133,7 @@ def _fill(connection: sqlite3.Connection, catalogue: Catalogue) -> None:
     connection.executescript(_SCHEMA)
     connection.execute("BEGIN")
     sources: list[tuple[str, int]] = []
-    connection.executemany("INSERT INTO atoms VALUES (?, ?, ?, ?)", _scan(catalogue, sources))
+    connection.executemany("INSERT INTO atoms VALUES (?, ?, ?, ?, ?)", _scan(catalogue, sources))
     connection.executemany("INSERT INTO sources VALUES (?, ?)", sources)
     connection.execute("COMMIT")
     connection.executescript(_INDEXES)
@@ -138,11 +141,12 @@ def _fill(connection: sqlite3.Connection, catalogue: Catalogue) -> None:
 
 def _scan(catalogue: Catalogue, sources: list[tuple[str, int]]) -> Iterator[Row]:
     """The rows of all lines; adds (source, position) to `sources` on the way."""
+    decoder = json.JSONDecoder()
     for position, (offset, line) in enumerate(catalogue.lines()):
         try:
-            atom = json.loads(line)["atom"]
-            names = sorted({provenance["source"] for provenance in atom["provenances"]})
-            row = (position, atom["id"], offset, len(line))
+            atom = decoder.raw_decode(str(line, "utf-8"))[0]["atom"]
+            names = dict.fromkeys(provenance["source"] for provenance in atom["provenances"])
+            row = (position, atom["id"], offset, len(line), hashlib.sha256(line).digest())
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise DamagedFileError(catalogue.path, f"line {position + 1} is no catalogue entry ({error})") from error
         sources.extend((name, position) for name in names)
@@ -150,7 +154,7 @@ def _scan(catalogue: Catalogue, sources: list[tuple[str, int]]) -> Iterator[Row]
 
 
 def _stamp(version: str, path: Path) -> str:
-    return f"{version} {hash_buffer(path.read_bytes())}\n"
+    return f"{_FORMAT} {version} {hash_file(path)}\n"
 
 
 def _application_id(version: str) -> int:

@@ -1,4 +1,5 @@
-"""The catalogue: the atoms of one version, in order, as JSON lines `{"atom", "offset", "segment", "size"}`.
+"""The catalogue: the atoms of one version, in order, as JSON lines `{"atom", "dtype", "offset",
+"segment", "size"}`.
 
 An atom's line number is its position, by which the keys refer to it.
 """
@@ -11,27 +12,34 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from atomlora.atom import Atom, Record
-from atomlora.store.files import DamagedFileError
+from atomlora.store.files import DamagedFileError, release_pages
 from atomlora.store.manifest import Digest, canonical_json
 from atomlora.store.objects import ObjectFolder
+from atomlora.store.records import RecordType
 from atomlora.store.segments import Place
 
-_BLOCK = 1 << 22
+_BLOCK = 1 << 20
 
 
 class Entry(Record):
-    """One line: the atom, and where its record stands (offset from the segment's start and size, in
-    bytes)."""
+    """One line: the atom, where its record stands (offset from the segment's start and size, in bytes), and how
+    it is stored (format 1 had bf16 only and did not say)."""
 
     atom: Atom
     segment: Digest
     offset: int
     size: int
+    dtype: RecordType = "bf16"
 
     @property
     def place(self) -> Place:
         """Where the atom's record stands."""
-        return Place(self.segment, self.offset, self.size)
+        return Place(self.segment, self.offset, self.size, self.dtype)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The documents in which the atom's text stands, each once."""
+        return tuple(dict.fromkeys(place.source for place in self.atom.provenances))
 
 
 def write_catalogue(objects: ObjectFolder, entries: Iterable[Entry]) -> str:
@@ -40,20 +48,32 @@ def write_catalogue(objects: ObjectFolder, entries: Iterable[Entry]) -> str:
 
 
 class Catalogue:
-    """A verified catalogue, mapped: the whole file was hashed before anything in it is believed."""
+    """A catalogue, mapped. Going through its lines hashes the whole file before anything in it is believed; a
+    single line is checked against the sha256 that `CatalogueIndex` took of it when it went through all of them.
+    Pages are let go as they were read, so that memory does not grow with the file."""
 
     def __init__(self, objects: ObjectFolder, digest: str) -> None:
         self.path: Path = objects.path(digest)
-        self._view = objects.map(digest)
+        self._objects, self._digest = objects, digest
+        self._view = objects.map_unverified(digest)
+        self._checked = False
 
     def __iter__(self) -> Iterator[Entry]:
         return (self.parse(line) for _, line in self.lines())
 
+    def check(self) -> None:
+        """Hash the file, once; CorruptStoreError when its bytes have changed."""
+        if not self._checked:
+            self._objects.check(self._digest, self._view)
+            self._checked = True
+
     def lines(self) -> Iterator[tuple[int, bytes]]:
         """(offset, line without its newline) of every line, in order."""
+        self.check()
         at, rest = 0, b""
         for start in range(0, len(self._view), _BLOCK):
             *whole, rest = (rest + bytes(self._view[start : start + _BLOCK])).split(b"\n")
+            release_pages(self._view, start, _BLOCK)
             for line in whole:
                 yield at, line
                 at += len(line) + 1

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import mmap
 import os
 import re
 import secrets
@@ -152,11 +153,27 @@ def remove_temporaries(folder: Path) -> int:
 
 
 def hash_buffer(data: bytes | memoryview) -> str:
-    """sha256 (hex) of a buffer, in pieces, so that a mapped file need not be in memory as a whole."""
+    """sha256 (hex) of a buffer, in pieces whose pages are let go, so that a mapped file never is in memory as a
+    whole."""
     hasher, view = hashlib.sha256(), memoryview(data)
     for start in range(0, len(view), _CHUNK):
         hasher.update(view[start : start + _CHUNK])
+        release_pages(view, start, _CHUNK)
     return hasher.hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """sha256 (hex) of a file, read in pieces. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def release_pages(view: memoryview, start: int, size: int) -> None:
+    """Take a part of a whole mapped file (`start` a multiple of the page size) out of this process's memory; the
+    next access reads it again. Nothing happens to a view of anything else."""
+    mapped = view.obj
+    if isinstance(mapped, mmap.mmap) and len(view) == len(mapped) and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED, start, min(size, len(view) - start))
 
 
 @contextlib.contextmanager

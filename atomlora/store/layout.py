@@ -7,12 +7,12 @@ import os
 from pathlib import Path
 
 from atomlora.errors import StoreError
-from atomlora.store.files import REMEDY, TEMPORARY, DamagedFileError, is_digest, reading
+from atomlora.store.files import REMEDY, TEMPORARY, DamagedFileError, is_digest, make_folder, reading
 from atomlora.store.manifest import ManifestFolder
 
 MINIMUM_PREFIX = 6
 HEX = frozenset("0123456789abcdef")
-LAYOUT = frozenset({"objects", "manifests", "cache", "lock", "HEAD"})
+LAYOUT = frozenset({"objects", "manifests", "tags", "evaluations", "cache", "lock", "HEAD", "shallow"})
 
 
 def read_head(folder: Path) -> str | None:
@@ -36,6 +36,22 @@ def read_head(folder: Path) -> str | None:
     if not manifest.exists():
         raise DamagedFileError(path, f"names the version of {manifest}, which is missing", remedy)
     return text[:64]
+
+
+def create_store(folder: Path) -> Path:
+    """Make an empty store at `folder` (see `Store.create`)."""
+    if folder.exists() and not folder.is_dir():
+        raise StoreError(f"{folder}: is a file; give a folder for the store")
+    names = sorted(os.listdir(folder)) if folder.is_dir() else []
+    foreign = [name for name in names if not is_ours(name)]
+    if foreign:
+        raise StoreError(
+            f"{folder}: is not an atomlora store and not empty (it has {foreign[0]!r}); give a new folder"
+        )
+    for place in (*reversed(folder.absolute().parents), folder, folder / "objects", folder / "manifests"):
+        if not place.is_dir():
+            make_folder(place)
+    return folder
 
 
 def require_store(folder: Path) -> None:

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import socket
+import time
 import weakref
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +22,7 @@ from atomlora.atom import Record
 from atomlora.errors import StoreError
 from atomlora.store.files import writing
 
+_NAMELESS_SECONDS = 0.2
 _logger = logging.getLogger(__name__)
 _held: weakref.WeakSet[WriterLock] = weakref.WeakSet()
 
@@ -74,14 +76,7 @@ class WriterLock:
 
     def _take(self, handle: int) -> None:
         with writing(self.path):
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                holder = _read_holder(handle)
-                raise StoreError(
-                    f"{self.path.parent}: is being written by {holder or 'another process'}; wait for it, "
-                    "stop it, or use another folder"
-                ) from error
+            self._lock_or_name_holder(handle)
             self.recovered = _read_holder(handle)
             if self.recovered is not None:
                 _logger.warning("%s: %s ended without releasing it; going on", self.path, self.recovered)
@@ -92,6 +87,23 @@ class WriterLock:
             )
             os.ftruncate(handle, 0)
             os.pwrite(handle, json.dumps(holder.model_dump()).encode(), 0)
+
+    def _lock_or_name_holder(self, handle: int) -> None:
+        """Take the lock, or say who has it. Between taking and releasing the lock and writing its text lies an
+        instant in which a holder has no name: then it is looked at again, for a fifth of a second at most."""
+        until = time.monotonic() + _NAMELESS_SECONDS
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError as error:
+                holder = _read_holder(handle)
+                if holder is not None or time.monotonic() > until:
+                    raise StoreError(
+                        f"{self.path.parent}: is being written by {holder or 'another process'}; wait for it, "
+                        "stop it, or use another folder"
+                    ) from error
+            time.sleep(0.002)
 
     def _forget(self) -> None:
         """In a forked child: close the inherited descriptor, else the lock would outlive its holder."""

@@ -5,18 +5,28 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from atomlora.atom import Record
 from atomlora.errors import StoreError
 from atomlora.store.catalogue import Catalogue
-from atomlora.store.files import TEMPORARY, DamagedFileError, remove_temporaries, writing
+from atomlora.store.evaluations import EvaluationFolder
+from atomlora.store.files import (
+    TEMPORARY,
+    DamagedFileError,
+    fsync_folder,
+    remove_temporaries,
+    replace_durably,
+    writing,
+)
 from atomlora.store.interference import read_interference
 from atomlora.store.keys import read_keys
 from atomlora.store.manifest import Manifest, ManifestFolder, SegmentEntry
 from atomlora.store.objects import ObjectFolder
+from atomlora.store.refs import TagFolder, resolve, shallow
 from atomlora.store.segments import Place, read_record
+from atomlora.store.tombstones import read_tombstones
 
 _CACHE_AGE_SECONDS = 3600.0
 
@@ -48,10 +58,12 @@ class VerifyReport(Record):
 
 
 class GcReport(Record):
-    """What `gc` removed (or would remove): objects by digest, and the bytes that this frees."""
+    """What `gc` removed (or would remove): objects by digest, the versions that it forgot, and the bytes that this
+    frees."""
 
     removed: tuple[str, ...]
     freed_bytes: int
+    versions: tuple[str, ...] = ()
 
 
 class Verifier:
@@ -66,21 +78,23 @@ class Verifier:
         self._found: dict[tuple[str, str, str], list[str]] = {}
 
     def run(self, version: str) -> VerifyReport:
-        """Verify `version` and its ancestors. Raises nothing for bad bytes: they are in the report."""
+        """Verify `version`, its ancestors, and all other versions, with tags and evaluations. Raises nothing for bad
+        bytes: they are in the report."""
         versions: list[str] = []
-        at: str | None = version
-        while at is not None:
-            versions.append(at)
-            try:
-                manifest = self._manifests.read(at)
-            except DamagedFileError as error:
-                self._note(error, at)
-                break
-            except StoreError as error:  # a newer format, or no permission
-                self._note(DamagedFileError(self._manifests.path(at), str(error)), at)
-                break
-            self._version(at, manifest)
-            at = manifest.parent
+        gone: frozenset[str] = frozenset()
+        with self._noting(version):
+            gone = shallow(self._folder)
+        for start in (version, *self._manifests.versions()):
+            at: str | None = start
+            while at is not None and at not in versions:
+                if at in gone and not self._manifests.path(at).exists():
+                    break
+                versions.append(at)
+                manifest = self._manifest(at)
+                if manifest is not None:
+                    self._version(at, manifest)
+                at = manifest.parent if manifest is not None else None
+        self._names_and_scores()
         return VerifyReport(
             versions=tuple(versions),
             atoms=len(self._records),
@@ -91,6 +105,26 @@ class Verifier:
                 for (file, reason, remedy), harmed in self._found.items()
             ),
         )
+
+    def _manifest(self, version: str) -> Manifest | None:
+        try:
+            return self._manifests.read(version)
+        except DamagedFileError as error:
+            self._note(error, version)
+        except StoreError as error:  # a newer format, or no permission
+            self._note(DamagedFileError(self._manifests.path(version), str(error)), version)
+        return None
+
+    def _names_and_scores(self) -> None:
+        """Tags and evaluations. A tag whose file is damaged harms no version that could be named."""
+        tags = TagFolder(self._folder)
+        for name in tags.names():
+            try:
+                tags.read(name)
+            except DamagedFileError as error:
+                self._note(error, None)
+        for version, damage in EvaluationFolder(self._folder).damaged():
+            self._note(damage, version)
 
     def _version(self, version: str, manifest: Manifest) -> None:
         with self._noting(version):
@@ -103,6 +137,11 @@ class Verifier:
                 with self._noting(version):
                     self._intact(manifest.interference)
                     read_interference(self._objects, manifest.interference)
+            if manifest.tombstones is not None:
+                with self._noting(version):
+                    self._intact(manifest.tombstones)
+                    for _ in read_tombstones(self._objects, manifest.tombstones):
+                        pass
             for entry in manifest.segments:
                 with self._noting(version):
                     self._segment(entry, records.pop(entry.sha256, []))
@@ -147,27 +186,35 @@ class Verifier:
         except DamagedFileError as error:
             self._note(error, version)
 
-    def _note(self, error: DamagedFileError, version: str) -> None:
+    def _note(self, error: DamagedFileError, version: str | None) -> None:
         path = error.path
         file = path.relative_to(self._folder).as_posix() if path.is_relative_to(self._folder) else str(path)
         harmed = self._found.setdefault((file, error.reason, error.remedy), [])
-        if version not in harmed:
+        if version is not None and version not in harmed:
             harmed.append(version)
 
 
-def collect_garbage(folder: Path, objects: ObjectFolder, manifests: ManifestFolder, dry_run: bool = False) -> GcReport:
+def collect_garbage(
+    folder: Path, objects: ObjectFolder, manifests: ManifestFolder, dry_run: bool = False, keep: int | None = None
+) -> GcReport:
     """Remove objects that no manifest on disk reaches, among them segments staged by an interrupted compile,
     and temporary files. The caller holds the lock.
 
     Every manifest counts, not only HEAD's ancestors, so nothing that any version could need is lost; a
     manifest that cannot be read stops everything (CorruptStoreError), because what it needs is then unknown.
+    With `keep`, manifests go first (see `Store.gc`); `shallow` names them before, so that whatever interrupts this,
+    a version that is missing is known to be gone on purpose.
     """
-    reached = {digest for version in manifests.versions() for digest in manifests.read(version).objects()}
+    needs = {version: manifests.read(version) for version in manifests.versions()}
+    forgotten = _forgotten(folder, needs, keep) if keep is not None else ()
+    reached = {digest for version in needs.keys() - set(forgotten) for digest in needs[version].objects()}
     freed, removed = 0, [digest for digest in objects.digests() if digest not in reached]
+    if forgotten and not dry_run:
+        freed += _forget(folder, manifests, forgotten)
     for digest in removed:
         freed += objects.size(digest) if dry_run else objects.remove(digest)
     if not dry_run:
-        for place in (folder, objects.folder, manifests.folder):
+        for place in (folder, objects.folder, manifests.folder, folder / "tags"):
             freed += remove_temporaries(place)
         # Readers write caches without the lock: only what is surely abandoned may go.
         for path in (folder / "cache").glob(f"{TEMPORARY}*"):
@@ -176,4 +223,33 @@ def collect_garbage(folder: Path, objects: ObjectFolder, manifests: ManifestFold
                 if time.time() - status.st_mtime > _CACHE_AGE_SECONDS:
                     path.unlink(missing_ok=True)
                     freed += status.st_size
-    return GcReport(removed=tuple(removed), freed_bytes=freed)
+        freed += EvaluationFolder(folder).remove_abandoned()
+    return GcReport(removed=tuple(removed), freed_bytes=freed, versions=tuple(forgotten))
+
+
+def _forgotten(folder: Path, manifests: Mapping[str, Manifest], keep: int) -> tuple[str, ...]:
+    """The versions that `keep` leaves out: neither among the `keep` newest of the current line, nor tagged."""
+    kept = set(TagFolder(folder).all().values())
+    at: str | None = resolve(folder, "HEAD")
+    for _ in range(max(keep, 1)):
+        if at is None or at not in manifests:
+            break
+        kept.add(at)
+        at = manifests[at].parent
+    return tuple(version for version in manifests if version not in kept)
+
+
+def _forget(folder: Path, manifests: ManifestFolder, versions: Sequence[str]) -> int:
+    """Note versions as gone, then remove their manifests and evaluations; returns the bytes."""
+    names = sorted(shallow(folder) | set(versions))
+    replace_durably(folder / "shallow", "".join(f"{name}\n" for name in names).encode())
+    freed = 0
+    for version in versions:
+        path = manifests.path(version)
+        with writing(path):
+            freed += path.stat().st_size
+            path.unlink()
+        freed += EvaluationFolder(folder).remove(version)
+    with writing(manifests.folder):
+        fsync_folder(manifests.folder)
+    return freed

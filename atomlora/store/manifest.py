@@ -20,8 +20,9 @@ from atomlora.store.files import (
     write_addressed,
 )
 
-FORMAT_VERSION = 1
-"""The newest store format that this code reads, and the one that it writes."""
+FORMAT_VERSION = 2
+"""The newest store format that this code reads, and the one that it writes. Format 1 knew no int8 records, no
+tombstones and no tags; its versions stay as they are and readable."""
 
 MANIFEST_LIMIT = 64 * 1024 * 1024
 
@@ -47,7 +48,8 @@ class SegmentEntry(Record):
 class Manifest(Record):
     """One version of a store. `created` is UTC in ISO 8601; `settings` are the effective compile settings;
     `recipe` is the digest of the training settings; `parent` names the version before, None for the first;
-    `interference` names the records of what its atoms do to each other, None where nothing was measured."""
+    `tombstones` tells which of its atoms are gone, None where none are; `interference` names the records of what its
+    atoms do to each other, None where nothing was measured."""
 
     format_version: int = FORMAT_VERSION
     parent: Digest | None
@@ -63,6 +65,7 @@ class Manifest(Record):
     keys: Digest
     calibration: dict[str, Any]
     stats: dict[str, Any]
+    tombstones: Digest | None = None
     interference: Digest | None = None
 
     _version: str = PrivateAttr(default="")
@@ -74,8 +77,8 @@ class Manifest(Record):
 
     def objects(self) -> tuple[str, ...]:
         """Digests of every object that this version is made of."""
-        beside = () if self.interference is None else (self.interference,)
-        return (self.catalogue, self.keys, *beside, *(segment.sha256 for segment in self.segments))
+        lists = [self.catalogue, self.keys, *filter(None, (self.tombstones, self.interference))]
+        return (*lists, *(segment.sha256 for segment in self.segments))
 
 
 def canonical_json(value: Any, what: str) -> bytes:

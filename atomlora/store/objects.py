@@ -54,10 +54,14 @@ class ObjectFolder:
         """The object's bytes by mmap after hashing the whole of it; CorruptStoreError when they are not
         `digest`'s."""
         view = self.map_unverified(digest)
+        self.check(digest, view)
+        return view
+
+    def check(self, digest: str, view: memoryview) -> None:
+        """Hash a mapped object in whole; CorruptStoreError when its bytes are not `digest`'s."""
         found = hash_buffer(view)
         if found != digest:
             raise DamagedFileError(self.path(digest), f"its sha256 is {found[:12]}…, so its bytes have changed")
-        return view
 
     def digests(self) -> Iterator[str]:
         """The names of all objects on disk, sorted, whether a manifest reaches them or not."""

@@ -3,13 +3,17 @@
 objects/ab/abcd…   content-addressed: segments, catalogues, keys
 manifests/<sha256>.json   one per version, linked to its parent
 HEAD               the current version; replacing it is the only commit point
+tags/              names for versions
+evaluations/       what versions scored on golden sets
+shallow            versions that gc removed
 cache/             rebuilt when absent, stale or broken
 lock               held by the writer
 """
 
 from __future__ import annotations
 
-import os
+import contextlib
+import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -20,18 +24,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from atomlora.atom import Atom
-from atomlora.errors import StoreError
+from atomlora.errors import CorruptStoreError, StoreError
 from atomlora.store.cache import CatalogueIndex
 from atomlora.store.catalogue import Catalogue, Entry
 from atomlora.store.files import DamagedFileError, make_folder
 from atomlora.store.interference import read_interference
 from atomlora.store.keys import read_keys
-from atomlora.store.layout import HEX, MINIMUM_PREFIX, is_ours, read_head, require_store, resolve_version
+from atomlora.store.layout import HEX, MINIMUM_PREFIX, create_store, read_head, require_store
 from atomlora.store.lock import WriterLock
 from atomlora.store.maintenance import GcReport, Verifier, VerifyReport, collect_garbage
 from atomlora.store.manifest import Manifest, ManifestFolder
 from atomlora.store.objects import ObjectFolder
+from atomlora.store.records import QuantisedFactors, from_bytes, size_bytes, split_quantised, unpack
+from atomlora.store.refs import resolve, shallow
+from atomlora.store.remote import is_url
 from atomlora.store.segments import Place, read_record
+from atomlora.store.tombstones import Tombstone, read_tombstones
 
 if TYPE_CHECKING:
     from atomlora.interference.records import InterferenceRecords
@@ -43,11 +51,12 @@ _OPEN_SEGMENTS = 64  # each mapping costs a file descriptor
 class Store:
     """One version of a store, open for reading. Thread-safe. Later commits do not change what it shows."""
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
-        """Use `Store.open`."""
+    def __init__(self, path: Path, manifest: Manifest, url: str | None = None, objects: ObjectFolder | None = None):
+        """Use `Store.open`. `url`: the address that the folder is a cache of; then the store is read-only."""
         self.path = path
+        self.url = url
         self.manifest = manifest
-        self._objects = ObjectFolder(path / "objects")
+        self._objects = objects or ObjectFolder(path / "objects")
         self._manifests = ManifestFolder(path / "manifests")
         self._lock = threading.RLock()
         self._mapped: OrderedDict[str, tuple[memoryview, set[Place]]] = OrderedDict()
@@ -62,37 +71,28 @@ class Store:
 
         Raises StoreError when `path` is a file or a folder with other things in it, or cannot be written.
         """
-        folder = Path(path)
-        if folder.exists() and not folder.is_dir():
-            raise StoreError(f"{folder}: is a file; give a folder for the store")
-        names = sorted(os.listdir(folder)) if folder.is_dir() else []
-        foreign = [name for name in names if not is_ours(name)]
-        if foreign:
-            raise StoreError(
-                f"{folder}: is not an atomlora store and not empty (it has {foreign[0]!r}); give a new folder"
-            )
-        for place in (*reversed(folder.absolute().parents), folder, folder / "objects", folder / "manifests"):
-            if not place.is_dir():
-                make_folder(place)
-        return folder
+        return create_store(Path(path))
 
     @classmethod
     def open(cls, path: Path | str, version: str | None = None) -> Store:
-        """The store at `path`: its current version, or the one that `version` (a digest or its start) names.
+        """The store at `path`: its current version, or the one that `version` names (a digest or its start, a
+        tag, HEAD, or one of these with `~N` for its N-th ancestor). An fsspec address (s3://…) is opened
+        read-only, through a cache in $ATOMLORA_CACHE.
 
         Raises StoreError when there is no store, no version, or a newer format; CorruptStoreError for changed
         bytes.
         """
+        if is_url(path):
+            from atomlora.bases import cache_folder
+            from atomlora.store.mirror import mirror
+
+            folder, objects = mirror(str(path), cache_folder() / "stores")
+            current = resolve(folder, version or "HEAD")
+            return cls(folder, ManifestFolder(folder / "manifests").read(current), str(path), objects)
         folder = Path(path)
-        manifests = ManifestFolder(folder / "manifests")
-        if version is None:
-            current = read_head(folder)
-            if current is None:
-                raise StoreError(f"{folder}: has no version yet (its first compile did not finish); compile again")
-        else:
-            require_store(folder)
-            current = resolve_version(manifests, version)
-        return cls(folder, manifests.read(current))
+        require_store(folder)
+        current = resolve(folder, "HEAD" if version is None else version)
+        return cls(folder, ManifestFolder(folder / "manifests").read(current))
 
     @classmethod
     def writer(cls, path: Path | str) -> StoreWriter:
@@ -103,6 +103,8 @@ class Store:
         """
         from atomlora.store.writer import StoreWriter
 
+        if is_url(path):
+            raise StoreError(f"{path}: addresses are read-only; write to a folder, then: atomlora push FOLDER {path}")
         return StoreWriter(Path(path))
 
     def close(self) -> None:
@@ -130,7 +132,11 @@ class Store:
 
     def atoms(self) -> Iterator[Atom]:
         """All atoms in the order of their positions."""
-        return (entry.atom for entry in self._catalogue)
+        return (entry.atom for entry in self.entries())
+
+    def entries(self) -> Iterator[Entry]:
+        """All lines of the catalogue, in order: each atom and where its record stands."""
+        return iter(self._catalogue)
 
     def get(self, atom_id: str) -> Atom:
         """The atom with this id or this unique start of an id (6 hex characters or more); StoreError
@@ -150,19 +156,38 @@ class Store:
         return [self._parse(*row[1:]).atom for row in self._index.by_source(source)]
 
     def show(self, atom_id: str) -> dict[str, Any]:
-        """What there is to know of an atom, for JSON: its fields, its segment, offset and size in bytes."""
+        """What there is to know of an atom, for JSON: its fields, its segment, offset, size in bytes and dtype, and
+        what of the version it was made by."""
         entry = self._entry(atom_id)
-        place = {"segment": entry.segment, "offset": entry.offset, "size_bytes": entry.size}
-        return {**entry.atom.model_dump(mode="json"), "scaling": entry.atom.scaling, **place}
+        place = {"segment": entry.segment, "offset": entry.offset, "size_bytes": entry.size, "dtype": entry.dtype}
+        made = {"version": self.version, "recipe": self.manifest.recipe, "base": self.manifest.base.model_dump()}
+        return {**entry.atom.model_dump(mode="json"), "scaling": entry.atom.scaling, **place, **made}
 
     def weights(self, atom_id: str) -> np.ndarray:
-        """An atom's record, bfloat16 as uint16 (n,), read-only: mapped from its segment, and checked against
-        `weights_digest` when it is first read. CorruptStoreError when it has changed."""
+        """An atom's weights, bfloat16 as uint16 (n,): mapped from its segment, read-only, where they are stored
+        so, else scaled from int8. Checked against `weights_digest` when first read; CorruptStoreError when the
+        bytes have changed."""
         entry = self._entry(atom_id)
+        return unpack(self.record(entry), entry.atom.rank, self.manifest.targets)
+
+    def quantised(self, atom_id: str) -> list[QuantisedFactors] | None:
+        """An atom's int8 factors with the scales of their rows, in the order of the manifest's targets, checked
+        as in `weights`; None for an atom that is stored as bfloat16."""
+        entry = self._entry(atom_id)
+        if entry.dtype != "int8":
+            return None
+        return split_quantised(self.record(entry), entry.atom.rank, self.manifest.targets)
+
+    def record(self, entry: Entry) -> np.ndarray:
+        """The flat record of an entry of this version as it is stored, uint16 (n,) or uint8 (m,), read-only and
+        checked as in `weights`."""
+        if entry.size != size_bytes(entry.atom.rank, self.manifest.targets, entry.dtype):
+            reason = f"the record of atom {entry.atom.id[:12]} has another size than its rank and the targets ask for"
+            raise DamagedFileError(self._catalogue.path, reason)
         with self._lock:
             view, checked = self._segment(entry.segment)
             if entry.place in checked:
-                return np.frombuffer(view[entry.offset : entry.offset + entry.size], dtype="<u2")
+                return from_bytes(view[entry.offset : entry.offset + entry.size], entry.dtype)
             record = read_record(self._objects, view, entry.place, entry.atom.id, entry.atom.weights_digest)
             checked.add(entry.place)
             return record
@@ -190,10 +215,17 @@ class Store:
 
     def log(self) -> list[Manifest]:
         """The manifests of this version and its ancestors, newest first; each knows its `version`."""
-        manifests = [self.manifest]
+        manifests, gone = [self.manifest], shallow(self.path)
         while (parent := manifests[-1].parent) is not None:
+            if parent in gone and not self._manifests.path(parent).exists():
+                break
             manifests.append(self._manifests.read(parent))
         return manifests
+
+    def tombstones(self) -> list[Tombstone]:
+        """The atoms that this version left out and the one before it had."""
+        digest = self.manifest.tombstones
+        return [] if digest is None else list(read_tombstones(self._objects, digest))
 
     @property
     def versions(self) -> tuple[str, ...]:
@@ -201,17 +233,21 @@ class Store:
         return tuple(manifest.version for manifest in self.log())
 
     def verify(self) -> VerifyReport:
-        """Read and check every byte of this version and of its ancestors; the report names each bad file."""
+        """Read and check every byte of this version, of its ancestors, and then of every other version of the
+        store, with tags and evaluations; the report names each bad file."""
         return Verifier(self.path, self._objects, self._manifests).run(self.version)
 
-    def gc(self, dry_run: bool = False) -> GcReport:
+    def gc(self, dry_run: bool = False, keep: int | None = None) -> GcReport:
         """Remove objects that no manifest reaches (such as an interrupted compile's segments) and temporary
-        files.
+        files; with `keep`, first every version but the current one, the `keep` - 1 before it, and those with a
+        tag.
 
         Takes the writer's lock: StoreError while a writer is at work. `dry_run` only reports.
         """
+        if self.url is not None:
+            raise StoreError(f"{self.url}: is read-only; pull it into a folder first")
         with WriterLock(self.path / "lock"):
-            return collect_garbage(self.path, self._objects, self._manifests, dry_run)
+            return collect_garbage(self.path, self._objects, self._manifests, dry_run, keep)
 
     # Inside
 
@@ -238,7 +274,7 @@ class Store:
             )
         rows = self._index.by_prefix(prefix, limit=2)
         if not rows:
-            raise StoreError(f"{self.path}: no atom {atom_id} in version {self.version[:12]}")
+            raise StoreError(f"{self.path}: no atom {atom_id} in version {self.version[:12]}{self._epitaph(prefix)}")
         if len(rows) > 1:
             raise StoreError(
                 f"{self.path}: several atoms start with {atom_id} ({rows[0][1][:16]}, {rows[1][1][:16]}, …); "
@@ -246,12 +282,26 @@ class Store:
             )
         return self._parse(*rows[0][1:])
 
-    def _parse(self, atom_id: str, offset: int, size: int) -> Entry:
-        """The entry from the verified catalogue at the place that the cache names."""
-        entry = self._catalogue.parse(self._catalogue.line(offset, size))
+    def _parse(self, atom_id: str, offset: int, size: int, digest: bytes) -> Entry:
+        """The entry at the place that the index names, checked against the digest taken of it there."""
+        line = self._catalogue.line(offset, size)
+        if hashlib.sha256(line).digest() != digest:
+            self._catalogue.check()  # says so when it is the catalogue that has changed
+            raise DamagedFileError(self.path / "cache", "does not fit the catalogue", "delete that folder")
+        entry = self._catalogue.parse(line)
         if entry.atom.id != atom_id:
             raise DamagedFileError(self.path / "cache", "does not fit the catalogue", "delete that folder")
         return entry
+
+    def _epitaph(self, prefix: str) -> str:
+        """What became of an atom that this version lacks, where a tombstone of its history tells."""
+        with contextlib.suppress(CorruptStoreError):
+            for manifest in self.log():
+                for stone in read_tombstones(self._objects, manifest.tombstones) if manifest.tombstones else ():
+                    if stone.id.startswith(prefix):
+                        place = f" (from {', '.join(stone.sources)})" if stone.sources else ""
+                        return f"; version {manifest.version[:12]} removed it{place}, {manifest.version[:12]}~1 has it"
+        return ""
 
     def _segment(self, digest: str) -> tuple[memoryview, set[Place]]:
         if digest in self._mapped:

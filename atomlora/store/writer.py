@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from atomlora.atom import Atom, Target, record_size
+from atomlora.atom import Atom, Target
 from atomlora.errors import CorruptStoreError, StoreError
 from atomlora.interference.records import InterferenceRecords
+from atomlora.store.cache import CatalogueIndex
 from atomlora.store.catalogue import Catalogue, Entry, write_catalogue
 from atomlora.store.files import (
     DamagedFileError,
@@ -28,10 +29,12 @@ from atomlora.store.interference import write_interference
 from atomlora.store.keys import write_keys
 from atomlora.store.layout import read_head
 from atomlora.store.lock import WriterLock
-from atomlora.store.manifest import Manifest, ManifestFolder, ModelName, SegmentEntry
+from atomlora.store.manifest import FORMAT_VERSION, Manifest, ManifestFolder, ModelName, SegmentEntry
 from atomlora.store.objects import ObjectFolder
+from atomlora.store.records import size_bytes
 from atomlora.store.segments import Place, read_record, read_segment, write_segment
 from atomlora.store.store import Store
+from atomlora.store.tombstones import Tombstone, write_tombstones
 
 _logger = logging.getLogger(__name__)
 
@@ -51,6 +54,7 @@ class StoreWriter:
         self._atoms: dict[str, Atom] = {}
         self._places: dict[tuple[str, str], Place] = {}  # by atom id and weights digest
         self._segments: dict[str, SegmentEntry] = {}
+        self._head_sources: dict[str, tuple[str, ...]] = {}  # of every atom of the current version, by id
 
     def __enter__(self) -> StoreWriter:
         Store.create(self.path)
@@ -82,15 +86,16 @@ class StoreWriter:
         return dict(self._atoms)
 
     def weights(self, atom: Atom) -> np.ndarray:
-        """The record of an atom that `finished` knows or `write_segment` wrote: uint16 (n,), read-only,
-        verified."""
+        """The flat record of an atom that `finished` knows or `write_segment` wrote, as it is stored (uint16 (n,)
+        or uint8 (m,), see `atomlora.store.records`), read-only, verified."""
         self._require_open()
         place = self._place(atom)
         view = self._objects.map_unverified(place.segment)
         return read_record(self._objects, view, place, atom.id, atom.weights_digest)
 
     def write_segment(self, items: Sequence[tuple[Atom, np.ndarray]]) -> str:
-        """Stage trained atoms with their records (bfloat16 as uint16 (n,)); returns the segment's digest.
+        """Stage trained atoms with their flat records (uint16 (n,) for bf16, uint8 (m,) for int8); returns the
+        segment's digest.
 
         The segment is durable on return, whether or not a commit follows. Raises StoreError, with nothing
         left on disk, when the disk fails or an item is not right (see `segments.write_segment`).
@@ -124,35 +129,77 @@ class StoreWriter:
 
         `keys` are embeddings float32 (n, d) and positions int32 (n,). Provenances and labels are taken from
         `atoms` as they are given; the weights must have been staged, now or earlier. `interference` are records of
-        what these atoms do to each other. Raises StoreError
-        otherwise, or when the disk fails: then the version before stays the current one, unless only the very
-        last fsync failed.
+        what these atoms do to each other. Raises StoreError otherwise, or when the disk fails: then the version
+        before stays the current one, unless only the very last fsync failed.
         """
         self._require_open()
+        self._scan()
         entries = [self._entry(atom, tuple(targets)) for atom in atoms]
         if twice := [atom_id for atom_id, count in Counter(atom.id for atom in atoms).items() if count > 1]:
             raise StoreError(f"atom {twice[0][:12]} comes twice in one version")
-        used = dict.fromkeys(entry.segment for entry in entries)
+        ids = {atom.id for atom in atoms}
+        gone = [Tombstone(id=i, sources=sources) for i, sources in self._head_sources.items() if i not in ids]
         manifest = Manifest(
             parent=self.head.version if self.head is not None else None,
-            created=created or datetime.now(UTC).isoformat(timespec="seconds"),
+            created=created or _now(),
             message=message,
             base=ModelName.model_validate(base),
             embedder=ModelName.model_validate(embedder),
             settings=dict(settings),
             recipe=recipe,
             targets=tuple(targets),
-            segments=tuple(self._segments[digest] for digest in used),
+            segments=self._used(entries),
             catalogue=write_catalogue(self._objects, entries),
             keys=write_keys(self._objects, *keys, atoms=len(entries)),
             calibration=dict(calibration or {}),
             stats=dict(stats or {}),
+            tombstones=write_tombstones(self._objects, gone) if gone else None,
             interference=None if interference is None else write_interference(self._objects, interference),
         )
+        return self._publish(manifest, entries)
+
+    def recommit(self, atoms: Sequence[Atom], message: str, settings: Mapping[str, Any] | None = None) -> Manifest:
+        """A version that differs from the current one only in where and how its atoms' records stand, and in
+        `settings` where they are given. `atoms` are those of the current version, in its order, with the digests
+        of the records that are to count, which must have been staged."""
+        self._require_open()
+        if self.head is None:
+            raise StoreError(f"{self.path}: has no version yet; compile first")
+        entries = [self._entry(atom, self.head.targets) for atom in atoms]
+        if [entry.atom.id for entry in entries] != list(self._head_sources):
+            raise StoreError(f"{self.path}: recommit takes the atoms of the current version, in its order")
+        return self._publish(
+            self.head.model_copy(
+                update={
+                    "format_version": FORMAT_VERSION,
+                    "parent": self.head.version,
+                    "created": _now(),
+                    "message": message,
+                    "settings": dict(self.head.settings if settings is None else settings),
+                    "segments": self._used(entries),
+                    "catalogue": write_catalogue(self._objects, entries),
+                    "tombstones": None,
+                }
+            ),
+            entries,
+        )
+
+    def _publish(self, manifest: Manifest, entries: Sequence[Entry]) -> Manifest:
+        """Write a manifest and make it the current version; then its index, which readers would else make."""
         written = self._manifests.write(manifest)
         replace_durably(self.path / "HEAD", f"{written.version}\n".encode())
         self.head = written
+        self._head_sources = {entry.atom.id: entry.sources for entry in entries}
+        try:
+            catalogue = Catalogue(self._objects, written.catalogue)
+            CatalogueIndex(catalogue, written.version, self.path / "cache").close()
+        except StoreError as error:  # the version stands; whoever reads it will say the same
+            _logger.warning("%s", error)
         return written
+
+    def _used(self, entries: Sequence[Entry]) -> tuple[SegmentEntry, ...]:
+        """The segments of a version, in the order in which its atoms need them."""
+        return tuple(self._segments[digest] for digest in dict.fromkeys(entry.segment for entry in entries))
 
     def _require_open(self) -> None:
         if self._lock is None:
@@ -178,13 +225,14 @@ class StoreWriter:
         return place
 
     def _entry(self, atom: Atom, targets: tuple[Target, ...]) -> Entry:
-        place, size = self._place(atom), 2 * record_size(atom.rank, targets)
+        place = self._place(atom)
+        size = size_bytes(atom.rank, targets, place.dtype)
         if place.size != size:
             raise StoreError(
                 f"atom {atom.id[:12]}: its record has {place.size} bytes, but rank {atom.rank} and the "
                 f"targets ask for {size}"
             )
-        return Entry(atom=atom, segment=place.segment, offset=place.offset, size=place.size)
+        return Entry(atom=atom, segment=place.segment, offset=place.offset, size=place.size, dtype=place.dtype)
 
     def _scan(self) -> None:
         """Learn what is on disk, once: first the current version, whose say counts, then all other
@@ -215,6 +263,7 @@ class StoreWriter:
         counts: Counter[str] = Counter()
         for entry in Catalogue(self._objects, self.head.catalogue):
             counts[entry.segment] += 1
+            self._head_sources[entry.atom.id] = entry.sources
             if entry.segment in sizes:
                 self._atoms[entry.atom.id] = entry.atom
                 self._places[entry.atom.id, entry.atom.weights_digest] = entry.place
@@ -239,7 +288,7 @@ class StoreWriter:
             except StoreError as error:
                 _logger.warning("%s", error)
                 continue
-            found |= {manifest.catalogue, manifest.keys, manifest.interference or manifest.keys}
+            found |= set(manifest.objects()) - {segment.sha256 for segment in manifest.segments}
         return found
 
     def _age(self, digest: str) -> tuple[int, str]:
@@ -258,3 +307,7 @@ class StoreWriter:
             if (atom := self._atoms.get(key[0])) is not None and atom.weights_digest == key[1]:
                 del self._atoms[key[0]]
         self._segments.pop(digest, None)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

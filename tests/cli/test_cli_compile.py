@@ -11,7 +11,7 @@ from atomlora.corpora import SkippedFile
 from atomlora.errors import UsageError
 from atomlora.settings import CompileSettings
 
-UNSET = dict.fromkeys(("rank", "alpha", "layers", "targets", "slots", "embedder", "question_writer"))
+UNSET = dict.fromkeys(("rank", "alpha", "layers", "targets", "slots", "embedder", "question_writer", "storage"))
 
 
 def report(**changes):

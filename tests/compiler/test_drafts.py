@@ -154,3 +154,15 @@ def test_phrases_stand_in_the_text_and_are_few():
     found = phrases("The ticket hall downstairs opens at 5.40 on weekday mornings, and closes at dusk.")
     assert found == ["hall downstairs opens", "weekday mornings", "closes"]
     assert phrases("It is.") == []
+
+
+def test_a_renamed_file_without_a_title_keeps_its_atoms():
+    """Its title is its name: the bytes tell that it is the same file. A copy of it is the same atom too."""
+    (draft,) = drafts_from([passage("Marla leaves at nine.", title="a")])
+    atoms = finished(asked(draft, question("When?")))
+    moved = drafts_from([passage(draft.text, title="b", source="b.md")])
+    (atom,) = reuse(moved, {}, atoms, "base", "recipe").values()
+    assert (atom.id, atom.title) == (next(iter(atoms)), "a")
+    assert [place.source for place in atom.provenances] == ["b.md"]
+    both = reuse([draft, *moved], {}, atoms, "base", "recipe")
+    assert [[place.source for place in one.provenances] for one in both.values()] == [["a.md", "b.md"]] * 2

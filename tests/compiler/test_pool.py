@@ -61,6 +61,9 @@ def test_trained_once_then_read_bit_for_bit(pool, tmp_path, caplog):
     for first, second in zip(trained.records, again.records, strict=True):
         assert second.dtype == np.uint16
         np.testing.assert_array_equal(first, second)
+    for first, second in zip(trained.whitening, again.whitening, strict=True):
+        assert torch.equal(first, second)
+    assert again.whitening[0] is again.whitening[1]  # gate and up read the same input
 
 
 @pytest.mark.parametrize("damage", ["cut", "noise", "empty"])
@@ -94,6 +97,11 @@ def test_no_pool(pool):
         assert told == []
 
 
+def test_without_damping_nothing_is_whitened(pool):
+    settings = SETTINGS.model_copy(update={"train": SETTINGS.train.model_copy(update={"damping": None})})
+    assert [pool(settings)[0].whitening for _ in range(2)] == [None, None]
+
+
 def test_digest_names_base_and_recipe():
     other = SETTINGS.model_copy(update={"train": SETTINGS.train.model_copy(update={"pool_atoms": 1})})
     assert len(pool_facts(other)) == 1
@@ -119,3 +127,4 @@ def test_a_session_trains_beside_the_pool(base):
     assert trainer.adapters.pool is not None
     assert len(trainer.adapters.pool) == 2
     assert set(trainer.bank.companion) == {-1, 0, 1}
+    assert len(trainer.adapters.whitening) == len(targets)

@@ -11,6 +11,7 @@ from atomlora.kernels import FactorPool, available_backends, sum_delta
 from atomlora.kernels.reference import delta
 
 BACKENDS = ("reference", "numba")
+STORAGE = (torch.float32, torch.bfloat16, torch.int8)
 # Largest error allowed, relative to the largest possible sum of the row (the same sum over absolute values).
 TOLERANCE = {torch.float32: 2e-6, torch.float64: 1e-14, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 POPULARITIES = ("distinct", "uniform", "zipf", "identical", "skewed")
@@ -25,7 +26,11 @@ def make_pool(rank: int, d_in: int, d_out: int, dtype: torch.dtype, seed: int = 
         for slot in range(SLOTS):
             A[slot, 1 + slot % rank :] = 0
             Bt[slot, 1 + slot % rank :] = 0
-    return FactorPool(A.to(dtype), Bt.to(dtype), torch.rand(SLOTS, generator=generator) + 0.5)
+    scaling = torch.rand(SLOTS, generator=generator) + 0.5
+    if dtype == torch.int8:
+        A, Bt = ((127 * factor / factor.abs().amax()).round() for factor in (A, Bt))
+        scaling = scaling[:, None] * torch.rand((SLOTS, rank), generator=generator) / 1000
+    return FactorPool(A.to(dtype), Bt.to(dtype), scaling)
 
 
 def make_slots(count: int, k: int, popularity: str, seed: int = 0) -> torch.Tensor:
@@ -56,9 +61,9 @@ def loop(
         for j in range(slots.shape[1]):
             slot = int(slots[t, j])
             if slot >= 0:
-                gain = gates[t, j] * scaling[slot]
-                total[t] += gain * (Bt[slot].T @ (A[slot] @ inputs[t]))
-                bound[t] += abs(gain) * (abs(Bt[slot]).T @ (abs(A[slot]) @ abs(inputs[t])))
+                gain = gates[t, j] * scaling[slot]  # one number, or one for each rank row
+                total[t] += Bt[slot].T @ (gain * (A[slot] @ inputs[t]))
+                bound[t] += abs(Bt[slot]).T @ (abs(gain) * (abs(A[slot]) @ abs(inputs[t])))
     return total, bound
 
 
@@ -82,7 +87,7 @@ def test_both_backends_are_here() -> None:
     assert set(available_backends()) >= set(BACKENDS)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", STORAGE, ids=str)
 @pytest.mark.parametrize("k", [1, 2, 8, 16])
 @pytest.mark.parametrize("count", [0, 1, 7, 33, 133])
 def test_rows_and_adapters_per_row(backend: str, count: int, k: int, dtype: torch.dtype) -> None:
@@ -92,7 +97,7 @@ def test_rows_and_adapters_per_row(backend: str, count: int, k: int, dtype: torc
     assert_matches(x, pool, make_slots(count, k, "uniform"), weights, backend)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", STORAGE, ids=str)
 @pytest.mark.parametrize(("d_in", "d_out"), [(1, 1), (5, 37), (37, 5), (576, 1536), (1536, 576)])
 @pytest.mark.parametrize(("rank", "mixed"), [(1, False), (4, False), (7, False), (8, False), (16, True)])
 def test_ranks_and_widths(backend: str, rank: int, mixed: bool, d_in: int, d_out: int, dtype: torch.dtype) -> None:
@@ -199,6 +204,21 @@ def test_infinity_and_nan_stay_visible(backend: str) -> None:
     result = sum_delta(x, pool, slots, torch.ones(2, 1), out=torch.zeros(2, 21), backend=backend)
     assert result[0].isnan().all()
     assert result[1].isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", STORAGE, ids=str)
+def test_slots_that_lie_apart(backend: str, dtype: torch.dtype) -> None:
+    """Factors as AdapterPool keeps them: views into one record per slot."""
+    whole = make_pool(4, 37, 21, dtype)
+    gap = torch.full((SLOTS, 4 * 58 + 9), 1, dtype=dtype)
+    A, Bt = gap[:, : 4 * 37].view(SLOTS, 4, 37), gap[:, 4 * 37 : 4 * 58].view(SLOTS, 4, 21)
+    A.copy_(whole.A)
+    Bt.copy_(whole.Bt)
+    scaling = torch.stack([whole.scaling, whole.scaling], dim=1)[:, 0]
+    assert not A.is_contiguous()
+    x = torch.randn((7, 37), generator=torch.Generator().manual_seed(6))
+    weights = torch.rand((7, 3), generator=torch.Generator().manual_seed(7))
+    assert_matches(x, FactorPool(A, Bt, scaling), make_slots(7, 3, "uniform"), weights, backend)
 
 
 @pytest.mark.parametrize("layout", ["last column", "transposed", "strided"])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from atomlora.router import index as module
+from atomlora.router.cache import write_cache
 from atomlora.router.index import build_index, index_type, key_stamp, open_index, search_index
 
 
@@ -61,6 +62,28 @@ def test_every_damaged_cache_is_rebuilt(tmp_path: Path) -> None:
         path.write_bytes(data)
         np.testing.assert_array_equal(search_index(open_index(keys, path), keys, 3), want)
         assert path.read_bytes() == whole
+
+
+def test_an_index_that_claims_absurd_sizes_is_not_read(tmp_path: Path) -> None:
+    """Its hash is right, so somebody wrote it on purpose: counts in it claim up to exabytes."""
+    import faiss
+
+    keys, path = unit_rows(20, 8), tmp_path / "keys.faiss"
+    before = faiss.get_deserialization_vector_byte_limit()
+    honest = faiss.serialize_index(build_index(keys))
+    want = search_index(build_index(keys), keys, 3)
+    stamp = key_stamp(keys)
+    for size in (2**31, 2**40, 2**62, 2**64 - 1):
+        for at in range(0, len(honest) - 8, 4):
+            if honest[at : at + 8].view(np.uint64)[0] not in (20, 160, 640, 8):
+                continue
+            lying = honest.copy()
+            lying[at : at + 8] = np.frombuffer(np.uint64(size).tobytes(), np.uint8)
+            write_cache(path, stamp, {"index": lying})
+            np.testing.assert_array_equal(search_index(open_index(keys, path, stamp), keys, 3), want)
+    write_cache(path, stamp, {"index": np.frombuffer(b"IxMp" + b"\xff" * 60, np.uint8)})
+    np.testing.assert_array_equal(search_index(open_index(keys, path, stamp), keys, 3), want)
+    assert faiss.get_deserialization_vector_byte_limit() == before
 
 
 def test_a_cache_of_other_keys_is_rebuilt(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -67,10 +68,33 @@ def build(path: Path, numbers: Sequence[int], seed: int = 0, per_segment: int = 
         return commit(writer, [finished.get(atom.id, atom) for atom, _ in items], message=f"{list(numbers)}")
 
 
+def third_version(writer: StoreWriter) -> str:
+    """Commit atoms 4-9, two a segment, as the version after those of `store_path`; always the same bytes."""
+    items = [make_atom(n) for n in range(4, 10)]
+    new = [item for item in items if item[0].id not in writer.finished()]
+    for start in range(0, len(new), 2):
+        writer.write_segment(new[start : start + 2])
+    return commit(writer, [atom for atom, _ in items], created="2030-01-01T00:00:00+00:00").version
+
+
+@pytest.fixture
+def full() -> bool:
+    """Whether fault tests run at their full counts (`make faults`) and print what they found."""
+    return os.environ.get("ATOMLORA_FAULTS") == "full"
+
+
 @pytest.fixture
 def make() -> SimpleNamespace:
     """The helpers above, for test files, which cannot import this one."""
-    return SimpleNamespace(atom=make_atom, keys=make_keys, commit=commit, build=build, targets=TARGETS, models=MODELS)
+    return SimpleNamespace(
+        atom=make_atom,
+        keys=make_keys,
+        commit=commit,
+        build=build,
+        third_version=third_version,
+        targets=TARGETS,
+        models=MODELS,
+    )
 
 
 @pytest.fixture

@@ -16,11 +16,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from atomlora.atom import Atom, Provenance, TrainRecord
-from atomlora.errors import CorruptStoreError
+from atomlora.errors import CorruptStoreError, StoreError
 from atomlora.questions.types import Question
 from atomlora.store import tensors, weights_digest
 from atomlora.store.catalogue import Catalogue, Entry, write_catalogue
 from atomlora.store.keys import read_keys, write_keys
+from atomlora.store.manifest import Manifest, parse_manifest
 from atomlora.store.objects import ObjectFolder
 from atomlora.store.segments import read_record, read_segment, write_segment
 
@@ -126,3 +127,15 @@ def test_a_huge_header_length_is_refused_unread(tmp_path: Path) -> None:
         view = memoryview(struct.pack("<Q", length) + b"{}")
         with pytest.raises(CorruptStoreError, match=f"header of {length} bytes"):
             tensors.parse(view, file)
+
+
+@given(
+    st.dictionaries(st.sampled_from([*Manifest.model_fields, "extra"]), json_values, max_size=20),
+    st.sampled_from([1, 2, 3, 0, -1, 2**70, True, 1.5, "1", None]),
+)
+@relaxed
+def test_no_manifest_does_more_than_raise(plain: dict[str, Any], version: Any) -> None:
+    data = json.dumps({**plain, "format_version": version}).encode()
+    for bytes_ in (data, data[: len(data) // 2], b"[" * 100_000):
+        with contextlib.suppress(StoreError):
+            assert parse_manifest(bytes_, Path("file")).format_version in (1, 2)
