@@ -1,4 +1,4 @@
-"""TIES and DARE through PEFT's own `add_weighted_adapter`, for stacks of stored atoms.
+"""TIES (arXiv 2306.01708) and DARE (arXiv 2311.03099) through PEFT's own `add_weighted_adapter`, for stacks of atoms.
 
 PEFT merges adapters of a model; of that model only the shapes matter, so it is one of bare linear layers. The `_svd`
 forms merge the products B A and factor the result again, here to the rank of the whole stack.

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from atomlora.model import AtomLoRA
     from atomlora.router import Route
 
+TOP_K = 4  # atoms of a route, as `ask` takes them
 Stage = Literal["measure", "stack", "off topic"]
 Progress = Callable[[Stage, int, int], None]
 
@@ -103,6 +104,10 @@ def check_store(
     store, atoms = model.store, list(model.atoms.values())
     if not atoms:
         raise InputError(f"{store.path}: the version has no atom to check")
+    if golden is None:
+        questions = own_questions(atoms, settings.questions)
+    elif not (questions := golden_questions(golden, atoms, settings.questions)):
+        raise InputError("--golden: none of its questions is answered by exactly one atom of its source")
     lab = Lab(model.base, store.manifest.targets)
     records, recorded = store.interference(), True
     if records is None:
@@ -116,7 +121,7 @@ def check_store(
         recorded=recorded,
         pairs=pairs,
         worst=pairs[0] if pairs else None,
-        stacked_recall=_stacked(model, lab, atoms, settings, golden, on_progress),
+        stacked_recall=_stacked(model, lab, questions, settings.seed, on_progress),
         asked="own" if golden is None else "golden",
         off_topic_kl=off_topic.kl,
         off_topic=off_topic,
@@ -159,20 +164,16 @@ def checked_pairs(records: InterferenceRecords) -> tuple[CheckedPair, ...]:
 def _stacked(
     model: AtomLoRA,
     lab: Lab,
-    atoms: Sequence[Atom],
-    settings: CheckSettings,
-    golden: Sequence[GoldenQuestion] | None,
+    questions: Sequence[tuple[str, int, str]],
+    seed: int,
     on_progress: Progress,
 ) -> tuple[StackedRecall, ...]:
-    if golden is None:
-        questions = own_questions(atoms, settings.questions)
-    elif not (questions := golden_questions(golden, atoms, settings.questions)):
-        raise InputError("--golden: none of its questions is answered by exactly one atom of its source")
+    atoms = list(model.atoms.values())
     asked = routed_questions(questions, model.router, atoms)
     near = nearest(*model.store.keys(), len(atoms), max(KS) - 1)
     ks = [k for k in KS if k <= len(atoms)]
     plan = {
-        (k, others, weights): stacks_of(asked, near, len(atoms), k, others, weights, settings.seed)
+        (k, others, weights): stacks_of(asked, near, len(atoms), k, others, weights, seed)
         for k in ks
         for others in ("nearest", "random")
         for weights in ("unit", "gates")
@@ -201,7 +202,7 @@ def _off_topic(
     number = {atom.id: at for at, atom in enumerate(atoms)}
     each = min(settings.wrong_atoms, len(atoms))
     wrong = [Stack.at_one(atom) for atom in wrong_atoms(len(atoms), len(questions), each, settings.seed)]
-    routes = model.router.route_batch(questions)
+    routes = model.router.route_batch(questions, TOP_K)
     routed = [_led(number, route) for route in routes]
     placed = lab.mount_for(atoms, lambda atom: model.store.weights(atom.id), [*wrong, *routed])
     picks = [*(at // each for at in range(len(wrong))), *range(len(questions))]
