@@ -51,7 +51,9 @@ _OPEN_SEGMENTS = 64  # each mapping costs a file descriptor
 class Store:
     """One version of a store, open for reading. Thread-safe. Later commits do not change what it shows."""
 
-    def __init__(self, path: Path, manifest: Manifest, url: str | None = None, objects: ObjectFolder | None = None):
+    def __init__(
+        self, path: Path, manifest: Manifest, url: str | None = None, objects: ObjectFolder | None = None
+    ) -> None:
         """Use `Store.open`. `url`: the address that the folder is a cache of; then the store is read-only."""
         self.path = path
         self.url = url
