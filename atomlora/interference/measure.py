@@ -3,8 +3,8 @@
 Low cosine between adapters does not mean low interference, so nothing is compared in weight space: the neighbour is
 mounted, and the atom asked. Answers are scored over a candidate set of the vocabulary (the most frequent tokens, the
 atom's own answer, what the atom alone finds likely, and all that its neighbours say, for what goes wrong is mostly
-that they speak instead), because the LM head would cost three times the late blocks. Only pairs that no record covers
-are measured.
+that they speak instead), because the whole LM head would cost more than the late blocks. Only pairs that no record
+covers are measured.
 """
 
 from __future__ import annotations
