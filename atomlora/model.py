@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from atomlora.atom import Atom
     from atomlora.bases import Base
     from atomlora.composer import Composer, Policy, Selection
+    from atomlora.interference.policy import PolicySettings
     from atomlora.router import Embedder, Route, RoutedAtom, Router, RouterSettings
     from atomlora.runtime.composed import ComposedModel
 
@@ -60,6 +61,7 @@ class AtomLoRA:
         embedder: Embedder | None = None,
         policies: Sequence[Policy] = (),
         on_conflict: OnConflict | None = None,
+        interference: PolicySettings | str | None = None,
         capacity: int = 64,
     ) -> None:
         """Use `AtomLoRA.open`."""
@@ -67,7 +69,7 @@ class AtomLoRA:
         self._wanted_base: Base | str = base or store.manifest.base.name
         self._device, self._dtype = device, dtype
         self._router_settings, self._embedder = router, embedder
-        self._policies, self._capacity = policies, capacity
+        self._policies, self._interference, self._capacity = policies, interference, capacity
         self._on_conflict = checked_choice(on_conflict)
         self._parts: dict[str, Any] = {}
         self._lock = threading.RLock()
@@ -82,8 +84,9 @@ class AtomLoRA:
         cpu, cuda…. Settings: `version` (a digest or its start), `dtype` (auto: float32 on CPU, bfloat16 on
         GPU), `router` (RouterSettings), `embedder` (default: the store's), `policies` (see `Composer`),
         `on_conflict` (newest, warn or error: what becomes of routed atoms that contradict each other; default: as
-        compiled), `capacity` (atoms resident at once). Raises StoreError; BaseModelError, naming both, when the base is
-        not the store's: here where `base` is given, else when it is first needed.
+        compiled), `interference` (PolicySettings, or its action: what is done about atoms that the store's records say
+        disturb each other; the last policy), `capacity` (atoms resident at once). Raises StoreError; BaseModelError,
+        naming both, when the base is not the store's: here where `base` is given, else when it is first needed.
         """
         store = Store.open(store_path, version=settings.pop("version", None))
         opened = cls(store, base, device, **settings)
@@ -208,7 +211,7 @@ class AtomLoRA:
                 self.base.model,
                 self.atoms,
                 capacity=self._capacity,
-                policies=policies_for(self.store, self._on_conflict, self._policies),
+                policies=policies_for(self.store, self._on_conflict, self._policies, self._interference),
             ),
         )
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from atomlora.bases import Base
     from atomlora.composer import Policy
     from atomlora.conflicts.records import OnConflict
+    from atomlora.interference.policy import PolicySettings
     from atomlora.store import Store
 
 
@@ -29,9 +30,14 @@ def base_for(store: Store, base: Base | str, device: str, dtype: str) -> Base:
     return base
 
 
-def policies_for(store: Store, on_conflict: OnConflict | None, more: Sequence[Policy]) -> tuple[Policy, ...]:
-    """The composer's policies: what to do with contradictions (default: as compiled), then `more`."""
+def policies_for(
+    store: Store, on_conflict: OnConflict | None, more: Sequence[Policy], interference: PolicySettings | str | None
+) -> tuple[Policy, ...]:
+    """The composer's policies: what to do with contradictions (default: as compiled), then `more`, and last what to
+    do with atoms that disturb each other, where the store has records of it."""
     from atomlora.conflicts.policy import conflict_policy
+    from atomlora.interference.policy import store_policies
 
     compiled = store.manifest.settings.get("on_conflict", "warn")
-    return (conflict_policy(store.conflicts(), on_conflict or compiled), *more)
+    conflicts = conflict_policy(store.conflicts(), on_conflict or compiled)
+    return (conflicts, *more, *store_policies(store, interference))

@@ -82,6 +82,14 @@ class BehaviourSettings(Settings):
     pass_probability: float = Field(0.8, gt=0, lt=1)
 
 
+class InterferenceSettings(Settings):
+    """What is measured of every atom at the end of a compile run: beside how many of its nearest neighbours in the
+    router's space (0: nothing), and on how many of its statements."""
+
+    neighbours: int = Field(8, ge=0)
+    probes: int = Field(1, ge=1)
+
+
 class CompileSettings(Settings):
     """Everything that decides what a compile run produces, and how much memory it may take.
 
@@ -99,8 +107,9 @@ class CompileSettings(Settings):
     on_conflict: OnConflict = "warn"
     behaviour: BehaviourSettings = BehaviourSettings()
     one_adapter: bool = False
+    interference: InterferenceSettings = InterferenceSettings()
     storage: Literal["bf16", "int8"] = "bf16"
 
     def recipe(self) -> str:
-        """Digest of what shapes an atom's training (batch size, router and storage do not)."""
+        """Digest of what shapes an atom's training (batch size, router, storage and what is measured do not)."""
         return digest_json([PROCEDURE, self.adapter.model_dump(mode="json"), self.train.model_dump(mode="json")])

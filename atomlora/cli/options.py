@@ -74,6 +74,11 @@ on_conflict_option = click.option(
     type=click.Choice(["newest", "warn", "error"]),
     help="Where documents disagree: leave the older out, note it, or fail.  [default: warn, or as compiled]",
 )
+interference_option = click.option(
+    "--interference",
+    type=click.Choice(["downweight", "drop", "warn", "alone", "off"]),
+    help="What is done about routed atoms that are known to disturb each other.  [default: downweight]",
+)
 
 
 def model_options(command: Command) -> Command:

@@ -25,6 +25,7 @@ STAGES = {
     "pool": "training distractors",
     "train": "training atoms",
     "route": "building the router",
+    "interference": "measuring interference",
 }
 SECONDS_BETWEEN_LINES = 10.0
 SHOWN = 20  # failed atoms and skipped files that are listed before the rest is only counted

@@ -23,6 +23,7 @@ from atomlora.conflicts.newest import first_seen
 from atomlora.conflicts.records import ConflictRecord
 from atomlora.corpora import Passage, SkippedFile, read_corpus, split_document
 from atomlora.errors import InputError
+from atomlora.interference.compiling import compiled_interference
 from atomlora.questions import load_user_questions, writer_for
 from atomlora.questions.types import AtomText, Question, QuestionWriter
 from atomlora.router import Embedder, fit_calibration, load_embedder
@@ -93,6 +94,16 @@ def compile_corpus(
         since = _since_calibration(writer.head, recipe, embedder, len(ids ^ before), len(ids))
         keys, calibration = _keys(atoms, embedder, writer, Path(store), keep_calibration=since is not None)
         conflicts = _conflicts(atoms, keys, writer, Path(store))
+        teller.tell("route", len(atoms), len(atoms))
+        interference = compiled_interference(
+            loaded,
+            targets,
+            knowledge,
+            keys,
+            writer,
+            settings.interference,
+            lambda done, total: teller.tell("interference", done, total),
+        )
         failed = tuple(_failure(atom) for atom in atoms if not atom.record.passed)
         manifest = writer.commit(
             atoms,
@@ -105,6 +116,7 @@ def compile_corpus(
             calibration=calibration,
             conflicts=conflicts,
             one_adapter=one_adapter,
+            interference=interference,
             stats={
                 "atoms_total": len(atoms),
                 "atoms_new": len(ids - before),
@@ -115,7 +127,6 @@ def compile_corpus(
                 "atoms_since_calibration": since or 0,
             },
         )
-    teller.tell("route", len(atoms), len(atoms))
     teller.close()
     seconds = time.perf_counter() - began
     return CompileReport(

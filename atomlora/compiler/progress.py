@@ -12,7 +12,7 @@ from atomlora.atom import Record
 from atomlora.conflicts.records import ConflictRecord
 from atomlora.corpora import SkippedFile
 
-Stage = Literal["read", "questions", "pool", "train", "route"]
+Stage = Literal["read", "questions", "pool", "train", "route", "interference"]
 
 
 class CompileProgress(Record):

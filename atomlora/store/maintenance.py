@@ -21,6 +21,7 @@ from atomlora.store.files import (
     replace_durably,
     writing,
 )
+from atomlora.store.interference import read_interference
 from atomlora.store.keys import read_keys
 from atomlora.store.manifest import Manifest, ManifestFolder, SegmentEntry
 from atomlora.store.objects import ObjectFolder
@@ -141,6 +142,10 @@ class Verifier:
                 with self._noting(version):
                     self._intact(manifest.one_adapter)
                     read_single(self._objects, manifest.one_adapter)
+            if manifest.interference is not None:
+                with self._noting(version):
+                    self._intact(manifest.interference)
+                    read_interference(self._objects, manifest.interference)
             if manifest.tombstones is not None:
                 with self._noting(version):
                     self._intact(manifest.tombstones)

@@ -50,7 +50,8 @@ class Manifest(Record):
     `recipe` is the digest of the training settings; `parent` names the version before, None for the first;
     `tombstones` tells which of its atoms are gone, None where none are; `conflicts` names the records of atoms that
     contradict each other, None where there are none; `one_adapter` names the segment of the one adapter for everything,
-    where it was asked for."""
+    where it was asked for; `interference` names the records of what its atoms do to each other, None where nothing was
+    measured."""
 
     format_version: int = FORMAT_VERSION
     parent: Digest | None
@@ -69,6 +70,7 @@ class Manifest(Record):
     conflicts: Digest | None = None
     one_adapter: Digest | None = None
     tombstones: Digest | None = None
+    interference: Digest | None = None
 
     _version: str = PrivateAttr(default="")
 
@@ -79,7 +81,7 @@ class Manifest(Record):
 
     def objects(self) -> tuple[str, ...]:
         """Digests of every object that this version is made of."""
-        beside = (self.tombstones, self.conflicts, self.one_adapter)
+        beside = (self.tombstones, self.conflicts, self.one_adapter, self.interference)
         lists = (self.catalogue, self.keys, *(digest for digest in beside if digest is not None))
         return (*lists, *(segment.sha256 for segment in self.segments))
 

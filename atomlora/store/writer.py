@@ -14,47 +14,39 @@ import numpy as np
 
 from atomlora.atom import Atom, Target
 from atomlora.conflicts.records import ConflictRecord
-from atomlora.errors import CorruptStoreError, StoreError
+from atomlora.errors import StoreError
+from atomlora.interference.records import InterferenceRecords
 from atomlora.store.cache import CatalogueIndex
 from atomlora.store.catalogue import Catalogue, Entry, write_catalogue
 from atomlora.store.conflicts import write_conflicts
 from atomlora.store.files import (
     DamagedFileError,
     fsync_folder,
-    reading,
     remove_temporaries,
     replace_durably,
     writing,
 )
+from atomlora.store.interference import write_interference
 from atomlora.store.keys import write_keys
 from atomlora.store.layout import read_head
 from atomlora.store.lock import WriterLock
-from atomlora.store.manifest import FORMAT_VERSION, Manifest, ManifestFolder, ModelName, SegmentEntry
-from atomlora.store.objects import ObjectFolder
+from atomlora.store.manifest import FORMAT_VERSION, Manifest, ModelName, SegmentEntry
 from atomlora.store.records import size_bytes
-from atomlora.store.segments import Place, read_record, read_segment, write_segment
+from atomlora.store.segments import read_record, write_segment
+from atomlora.store.staged import Staged
 from atomlora.store.store import Store
 from atomlora.store.tombstones import Tombstone, write_tombstones
 
 _logger = logging.getLogger(__name__)
 
 
-class StoreWriter:
+class StoreWriter(Staged):
     """Use as `with Store.writer(path) as writer`. Not thread-safe. What `write_segment` returned from
     survives any crash; what `commit` returned from is the current version."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.head: Manifest | None = None
-        """The version that a commit will have as its parent; None in a new store."""
-        self._objects = ObjectFolder(path / "objects")
-        self._manifests = ManifestFolder(path / "manifests")
+        super().__init__(path)
         self._lock: WriterLock | None = None
-        self._scanned = False
-        self._atoms: dict[str, Atom] = {}
-        self._places: dict[tuple[str, str], Place] = {}  # by atom id and weights digest
-        self._segments: dict[str, SegmentEntry] = {}
-        self._head_sources: dict[str, tuple[str, ...]] = {}  # of every atom of the current version, by id
 
     def __enter__(self) -> StoreWriter:
         Store.create(self.path)
@@ -129,13 +121,15 @@ class StoreWriter:
         created: str | None = None,
         conflicts: Sequence[ConflictRecord] = (),
         one_adapter: str | None = None,
+        interference: InterferenceRecords | None = None,
     ) -> Manifest:
         """Make `atoms` (in this order: position = index) the current version, and return its manifest.
 
         `keys` are embeddings float32 (n, d) and positions int32 (n,). Provenances and labels are taken from `atoms` as
         they are given; the weights must have been staged, now or earlier. `conflicts` are those among these atoms,
-        `one_adapter` is the segment of the one adapter for all of them. Raises StoreError otherwise, or when the disk
-        fails: then the version before stays the current one, unless only the very last fsync failed.
+        `one_adapter` is the segment of the one adapter for all of them, `interference` what they do to each other.
+        Raises StoreError otherwise, or when the disk fails: then the version before stays the current one, unless only
+        the very last fsync failed.
         """
         self._require_open()
         self._scan()
@@ -161,6 +155,7 @@ class StoreWriter:
             conflicts=write_conflicts(self._objects, conflicts) if conflicts else None,
             one_adapter=one_adapter,
             tombstones=write_tombstones(self._objects, gone) if gone else None,
+            interference=None if interference is None else write_interference(self._objects, interference),
         )
         return self._publish(manifest, entries)
 
@@ -221,15 +216,6 @@ class StoreWriter:
             return None
         return self._manifests.read(version) if version is not None else None
 
-    def _place(self, atom: Atom) -> Place:
-        self._scan()
-        place = self._places.get((atom.id, atom.weights_digest))
-        if place is None:
-            raise StoreError(
-                f"{self.path}: atom {atom.id[:12]} has no weights in the store; hand them to write_segment first"
-            )
-        return place
-
     def _entry(self, atom: Atom, targets: tuple[Target, ...]) -> Entry:
         place = self._place(atom)
         size = size_bytes(atom.rank, targets, place.dtype)
@@ -239,81 +225,6 @@ class StoreWriter:
                 f"targets ask for {size}"
             )
         return Entry(atom=atom, segment=place.segment, offset=place.offset, size=place.size, dtype=place.dtype)
-
-    def _scan(self) -> None:
-        """Learn what is on disk, once: first the current version, whose say counts, then all other
-        segments, newest first."""
-        if self._scanned:
-            return
-        self._scanned = True
-        complete = self._scan_head() if self.head is not None else set()
-        others = {digest for digest in self._objects.digests() if digest not in complete | self._foreign()}
-        for digest in sorted(others, key=self._age, reverse=True):
-            try:
-                placed = read_segment(self._objects, digest)
-            except CorruptStoreError as error:
-                _logger.warning("%s; its atoms do not count", error)
-                self._forget(digest)
-                continue
-            if placed is None:
-                continue
-            self._segments[digest] = self._segment_entry(digest, len(placed))
-            for atom, place in placed:
-                self._atoms.setdefault(atom.id, atom)
-                self._places.setdefault((atom.id, atom.weights_digest), place)
-
-    def _scan_head(self) -> set[str]:
-        """Learn the current version's atoms; returns its segments of which no other atom is left to learn."""
-        assert self.head is not None
-        sizes = {segment.sha256: segment for segment in self.head.segments if self._has(segment)}
-        counts: Counter[str] = Counter()
-        for entry in Catalogue(self._objects, self.head.catalogue):
-            counts[entry.segment] += 1
-            self._head_sources[entry.atom.id] = entry.sources
-            if entry.segment in sizes:
-                self._atoms[entry.atom.id] = entry.atom
-                self._places[entry.atom.id, entry.atom.weights_digest] = entry.place
-        self._segments.update(sizes)
-        return {digest for digest, segment in sizes.items() if counts[digest] == segment.atoms}
-
-    def _has(self, segment: SegmentEntry) -> bool:
-        try:
-            if self._objects.size(segment.sha256) == segment.size_bytes:
-                return True
-            raise DamagedFileError(self._objects.path(segment.sha256), "has another size than its manifest says")
-        except CorruptStoreError as error:
-            _logger.warning("%s; its atoms do not count", error)
-            return False
-
-    def _foreign(self) -> set[str]:
-        """Objects that are known to be no segments."""
-        found: set[str] = set()
-        for version in self._manifests.versions():
-            try:
-                manifest = self._manifests.read(version)
-            except StoreError as error:
-                _logger.warning("%s", error)
-                continue
-            segments = {segment.sha256 for segment in manifest.segments} | {manifest.one_adapter}
-            found |= set(manifest.objects()) - segments
-        return found
-
-    def _age(self, digest: str) -> tuple[int, str]:
-        path = self._objects.path(digest)
-        with reading(path):
-            return path.stat().st_mtime_ns, digest
-
-    def _segment_entry(self, digest: str, atoms: int) -> SegmentEntry:
-        return SegmentEntry(sha256=digest, size_bytes=self._objects.size(digest), atoms=atoms)
-
-    def _forget(self, digest: str) -> None:
-        """Take back what the current version said of a segment that turned out damaged."""
-        gone = [key for key, place in self._places.items() if place.segment == digest]
-        for key in gone:
-            del self._places[key]
-            if (atom := self._atoms.get(key[0])) is not None and atom.weights_digest == key[1]:
-                del self._atoms[key[0]]
-        self._segments.pop(digest, None)
 
 
 def _now() -> str:

@@ -9,6 +9,7 @@ from atomlora.compiler.compile import compile_corpus
 from atomlora.compiler.trainer import Trainer
 from atomlora.corpora import read_corpus
 from atomlora.errors import BaseModelError, InputError, StoreError, UsageError
+from atomlora.interference.lab import Lab
 from atomlora.settings import AdapterSettings, CompileSettings, TrainSettings
 from atomlora.store import Store
 
@@ -76,7 +77,7 @@ def test_first_compile_learns_and_tells(compile_, tmp_path, documents, trained):
         "ferry.md", "tower.md", "notes/garden.md",
     }  # fmt: skip
     stages = list(dict.fromkeys(event.stage for event in told))
-    assert [s for s in stages if s != "pool"] == ["read", "questions", "train", "route"]
+    assert [s for s in stages if s != "pool"] == ["read", "questions", "train", "route", "interference"]
     last = [event for event in told if event.stage == "train"][-1]
     assert (last.done, last.total, last.recall) == (4, 4, 1.0)
     assert set(stages) == set(report.seconds_by_stage)
@@ -291,3 +292,26 @@ def test_a_failure_before_the_commit_leaves_the_version(
 def test_two_compiles_at_once_are_refused(compile_, tmp_path):
     with Store.writer(tmp_path / "store"), pytest.raises(StoreError):
         compile_()
+
+
+def test_neighbours_are_measured_and_only_what_changed_is_again(compile_, tmp_path, documents, monkeypatch):
+    asked = []
+    hidden = Lab.hidden
+    monkeypatch.setattr(Lab, "hidden", lambda lab, rows, stacks: asked.append(len(stacks)) or hidden(lab, rows, stacks))
+    compile_()
+    with Store.open(tmp_path / "store") as store:
+        first = store.interference()
+        assert {atom.id for atom in first.atoms} == {atom.id for atom in store.atoms()}
+        assert len(first.pairs) == 12  # four atoms beside each other
+    every = sum(asked)
+    asked.clear()
+    compile_()
+    assert not asked
+    ferry = documents / "ferry.md"
+    ferry.write_text(ferry.read_text().replace("at 9 every", "at 10 every"))
+    compile_()
+    with Store.open(tmp_path / "store") as store:
+        kept = set(first.pairs) & set(store.interference().pairs)
+        assert len(kept) == 6
+        assert all(store.interference().pairs[pair] == first.pairs[pair] for pair in kept)
+    assert 0 < sum(asked) < every

@@ -1,0 +1,1 @@
+"""Interference: what atoms do to each other, measured, recorded, predicted and acted upon."""

@@ -1,0 +1,93 @@
+"""What one wrong atom does to questions that are none of its business: KL to the bare base, and whether its answer
+stays the same string.
+
+Greedy decoding with an atom says what the base says exactly where, given the base's own words so far, its next one
+stays the likeliest: so both are read off one pass of the late blocks over the base's answer. Apart from that, the
+base may repeat itself, which an answer with atoms may not (see `atomlora.runtime.loops`): `repeats` tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from atomlora.bases import Base
+from atomlora.compiler.rows import IGNORED
+from atomlora.compiler.trunk import Example
+from atomlora.interference.lab import Lab, Stack
+from atomlora.prompts import chat_prompt, end_ids
+from atomlora.runtime.loops import LOOP_TOKENS
+
+BATCH = 32
+
+
+class Changed(NamedTuple):
+    """Of one question under one stack: mean KL(base || composed) per token of the base's answer, in nats, whether the
+    answer stays the same, and in how many tokens it is told."""
+
+    kl: float
+    same: bool
+    tokens: int
+
+
+def base_examples(base: Base, questions: Sequence[str], tokens: int) -> list[Example]:
+    """Each question with what the bare base answers to it, greedily, in at most `tokens` tokens."""
+    from atomlora.runtime.decoding import greedy, left_pad
+
+    ends = set(end_ids(base.tokenizer, base.model))
+    prompts = [chat_prompt(base.tokenizer, question) for question in questions]
+    order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
+    found: dict[int, Example] = {}
+    for start in range(0, len(order), BATCH):
+        part = order[start : start + BATCH]
+        ids, mask = left_pad([prompts[number] for number in part], base.tokenizer.pad_token_id, base.model.device)
+        with torch.no_grad():
+            output = base.model.generate(ids, attention_mask=mask, generation_config=greedy(base, tokens))
+        for number, said in zip(part, output[:, ids.shape[1] :].tolist(), strict=True):
+            length = next((at + 1 for at, token in enumerate(said) if token in ends), len(said))
+            found[number] = Example(tuple(prompts[number]), tuple(said[:length]))
+    return [found[number] for number in range(len(prompts))]
+
+
+def repeats(answer: Sequence[int]) -> bool:
+    """Whether an answer says a run of LOOP_TOKENS tokens twice."""
+    runs = [tuple(answer[at : at + LOOP_TOKENS]) for at in range(len(answer) - LOOP_TOKENS + 1)]
+    return len(set(runs)) < len(runs)
+
+
+@torch.no_grad()
+def changed(lab: Lab, examples: Sequence[Example], picks: Sequence[int], stacks: Sequence[Stack]) -> list[Changed]:
+    """What each of `stacks` does to the base's answer to example `picks[i]`; an empty one does nothing."""
+    rows = lab.rows(examples, with_final=True)
+    found: list[Changed] = [Changed(0.0, True, len(examples[pick].answer)) for pick in picks]
+    busy = [number for number, stack in enumerate(stacks) if stack.atoms]
+    for part, chosen, mounts in lab.batches(rows, [picks[n] for n in busy], [stacks[n] for n in busy]):
+        assert chosen.final is not None
+        real = chosen.targets != IGNORED
+        hidden = lab.hidden(chosen, mounts)
+        divergence = torch.zeros(real.shape, device=real.device)
+        divergence[real] = lab.divergence(hidden[real], chosen.final[real])
+        best, _ = lab.head.exact(hidden[real], chosen.targets[real])
+        wrong = torch.zeros_like(real)
+        wrong[real] = best != chosen.targets[real]
+        means = (divergence.sum(1) / real.sum(1)).tolist()
+        for at, kl, off in zip(part, means, wrong.any(1).tolist(), strict=True):
+            answer = examples[picks[busy[at]]].answer
+            found[busy[at]] = Changed(float(kl), not off, len(answer))
+    return found
+
+
+def mean_kl(found: Sequence[Changed]) -> float:
+    """Mean KL per token over all answers, in nats."""
+    tokens = sum(one.tokens for one in found)
+    return sum(one.kl * one.tokens for one in found) / tokens if tokens else 0.0
+
+
+def wrong_atoms(atoms: int, questions: int, each: int, seed: int = 0) -> list[int]:
+    """`each` different atoms for every question, at random: places, question by question."""
+    random = np.random.default_rng(seed)
+    many = min(each, atoms)
+    return [int(place) for _ in range(questions) for place in random.choice(atoms, many, replace=False)]
