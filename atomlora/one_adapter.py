@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def require_one_adapter(store: Store) -> None:
     """UsageError where the version has no one adapter."""
     if store.manifest.one_adapter is None:
-        raise UsageError("mode big: this version of the store has no one adapter; compile it with --one-adapter")
+        raise UsageError("--modes big: this version of the store has no one adapter; compile it with --one-adapter")
 
 
 def ask_one_adapter(model: AtomLoRA, questions: Sequence[str], max_new_tokens: int) -> Iterator[Reply]:

@@ -69,7 +69,7 @@ def test_it_is_kept_while_the_atoms_stay_and_left_out_when_not_asked_for(compile
     compile_(RUSHED.model_copy(update={"one_adapter": False}))
     with AtomLoRA.open(tmp_path / "store", device="cpu") as model:
         assert model.store.one_adapter() is None
-        with pytest.raises(UsageError, match=r"mode big: .* compile it with --one-adapter"):
+        with pytest.raises(UsageError, match=r"--modes big: .* compile it with --one-adapter"):
             evaluate(model, [GoldenQuestion(question="x", golden=("y",))], ["big"])
 
 
