@@ -17,6 +17,7 @@ from torch import Tensor
 
 from atomlora.atom import Target, split_record
 from atomlora.bases import blocks
+from atomlora.kernels import Frozen, grouped_delta
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -106,23 +107,18 @@ class StackedAdapters:
                 handle.remove()
 
     def _hook(self, index: int, mixture: Mixture) -> Any:
+        own_gains = self.scaling * mixture.own_weights
+
         def add(_module: Any, args: tuple[Tensor, ...], y: Tensor) -> Tensor:
-            a, bt, weights = self._factors(index, mixture)
-            shrunk = torch.bmm(args[0].float(), a.transpose(1, 2)) * weights[:, None, :]
-            return torch.baddbmm(y.float(), shrunk, bt).to(y.dtype)
+            factors = self.a[index], self.bt[index], mixture.own_slots, own_gains
+            return grouped_delta(args[0].float(), y.float(), *factors, self._neighbours(index, mixture)).to(y.dtype)
 
         return add
 
-    def _factors(self, index: int, mixture: Mixture) -> tuple[Tensor, Tensor, Tensor]:
-        """What each of B rows mounts, as one adapter of rank R, own and neighbours' rank rows side by side: A
-        (B, R, d_in), Bt (B, R, d_out) and each rank row's weight (B, R), scaling included."""
-        a, bt = self.a[index][mixture.own_slots], self.bt[index][mixture.own_slots]
-        weights = (self.scaling * mixture.own_weights)[:, None].expand(-1, self.rank)
+    def _neighbours(self, index: int, mixture: Mixture) -> Frozen | None:
         if mixture.other_slots is None or mixture.other_weights is None or self.pool is None:
-            return a, bt, weights
-        pool_a, pool_bt = (factor[mixture.other_slots].flatten(1, 2) for factor in self.pool.factors[index])
-        others = (self.pool.scaling * mixture.other_weights).repeat_interleave(self.pool.factors[index][0].shape[1], 1)
-        return torch.cat([a, pool_a], 1), torch.cat([bt, pool_bt], 1), torch.cat([weights, others], 1)
+            return None
+        return Frozen(*self.pool.factors[index], mixture.other_slots, self.pool.scaling * mixture.other_weights)
 
     @torch.no_grad()
     def step(self, active: Tensor, learning_rate_a: float, learning_rate_b: float, decay: Tensor | None = None) -> None:
