@@ -101,7 +101,7 @@ def check_store(
     Raises InputError when the version has no atom, or no golden question fits exactly one of its atoms.
     """
     settings, began = settings or CheckSettings(), time.perf_counter()
-    store, atoms = model.store, list(model.atoms.values())
+    store, atoms = model.store, stackable(model)
     if not atoms:
         raise InputError(f"{store.path}: the version has no atom to check")
     if golden is None:
@@ -129,11 +129,17 @@ def check_store(
     )
 
 
+def stackable(model: AtomLoRA) -> list[Atom]:
+    """The atoms that a question can be routed to, in the catalogue's order, which begins with them; behaviours stand
+    beside whatever is routed, and have neither keys nor questions of their own."""
+    return [atom for atom in model.atoms.values() if atom.mount == "routed"]
+
+
 def measured_now(
     model: AtomLoRA, lab: Lab, on_progress: Progress, before: InterferenceRecords | None = None
 ) -> InterferenceRecords:
     """Records of the open version's atoms, by the settings that it was compiled with."""
-    store, atoms = model.store, list(model.atoms.values())
+    store, atoms = model.store, stackable(model)
     how = InterferenceSettings.model_validate(store.manifest.settings.get("interference", {}))
     return measure(
         lab,
@@ -168,7 +174,7 @@ def _stacked(
     seed: int,
     on_progress: Progress,
 ) -> tuple[StackedRecall, ...]:
-    atoms = list(model.atoms.values())
+    atoms = stackable(model)
     asked = routed_questions(questions, model.router, atoms)
     near = nearest(*model.store.keys(), len(atoms), max(KS) - 1)
     ks = [k for k in KS if k <= len(atoms)]

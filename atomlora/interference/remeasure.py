@@ -41,6 +41,8 @@ def remeasure(model: AtomLoRA, on_progress: Progress = lambda _stage, _done, _to
             store.keys(),
             targets=manifest.targets,
             message=MESSAGE,
+            conflicts=store.conflicts(),
+            one_adapter=manifest.one_adapter,
             interference=records,
             **kept,
         )

@@ -139,9 +139,9 @@ def lab(base, items, records):
 
 @pytest.fixture
 def make_store(base, embedder, tmp_path):
-    """make(items, interference) -> path of a store of these atoms; made again, it gets a next version."""
+    """make(items, interference, conflicts) -> path of a store of these atoms; made again, it gets a next version."""
 
-    def make(items, interference=None, path=tmp_path / "facts.atoms"):
+    def make(items, interference=None, conflicts=(), path=tmp_path / "facts.atoms"):
         atoms = [atom for atom, _ in items]
         keys = store_keys(atoms)
         with Store.writer(path) as writer:
@@ -159,6 +159,7 @@ def make_store(base, embedder, tmp_path):
                 targets=TARGETS,
                 calibration={"threshold": 0.0},  # never abstains
                 interference=interference,
+                conflicts=conflicts,
             )
         return path
 

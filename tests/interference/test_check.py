@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from atomlora.cli import main
+from atomlora.conflicts.records import ConflictRecord, Side
 from atomlora.errors import CorruptStoreError, InputError, StoreError, UsageError
 from atomlora.golden import load_golden
 from atomlora.interference.asked import golden_questions, own_questions
@@ -108,6 +109,21 @@ def test_remeasuring_adds_a_version_with_records_and_nothing_else(make_store, op
     again = opened(path)
     assert remeasure(again).version == manifest.version
     assert isinstance(again.composer.policies[-1], InterferencePolicy)
+
+
+def test_remeasuring_leaves_behaviours_out_and_conflicts_in(make_store, opened, items):
+    *knowledge, (last, record) = items
+    behaviour = last.model_copy(update={"type": "behaviour", "mount": "always"})
+    sides = [Side(atom=atom.id, source=None, sentence=atom.text, value="x") for atom, _ in items[:2]]
+    conflict = ConflictRecord(older=sides[0], newer=sides[1], kind="name", decided_by=None)
+    path = make_store([*knowledge, (behaviour, record)], conflicts=(conflict,))
+    remeasure(opened(path))
+    with Store.open(path) as store:
+        assert [one.id for one in store.interference().atoms] == [atom.id for atom, _ in knowledge]
+        assert store.conflicts() == (conflict,)
+    report = check_store(opened(path), FEW)
+    assert report.atoms == len(knowledge)
+    assert behaviour.id not in {atom for pair in report.pairs for atom in (pair.a, pair.b)}
 
 
 def test_check_measures_what_was_not_recorded_and_finds_the_same_as_the_records(make_store, opened, items):
