@@ -22,7 +22,7 @@ from atomlora.compiler.adapters import FrozenPool, StackedAdapters, pool_from_re
 from atomlora.compiler.drafts import BEHAVIOUR, Draft, draft_of
 from atomlora.compiler.examples import LEFT_ALONE
 from atomlora.compiler.objective import CandidateHead
-from atomlora.compiler.pool import PoolRecords, base_answers, load_or_train_pool, pool_facts
+from atomlora.compiler.pool import PoolRecords, base_answers, general_examples, load_or_train_pool, pool_facts
 from atomlora.compiler.session import TrainingSession
 from atomlora.compiler.silence import SilenceBank, build_bank
 from atomlora.compiler.trainer import TrainedAtom, Trainer
@@ -30,7 +30,6 @@ from atomlora.compiler.trunk import Example, Trunk
 from atomlora.compiler.wordings import training_wordings
 from atomlora.errors import StoreError, UsageError
 from atomlora.prompts import chat_prompt
-from atomlora.router.general_questions import GENERAL_QUESTIONS
 from atomlora.settings import PROCEDURE, CompileSettings, TrainSettings
 from atomlora.store import Manifest, StoreWriter
 from atomlora.store.records import unpack
@@ -169,10 +168,7 @@ class BehaviourSession(TrainingSession):
         neighbours = pool_from_records(records, shape.rank, shape.alpha, self.targets, self.base.model.device)
         asked = [Example.asked(tokenizer, q, text) for text, all_ in said for q in islice(cycle(all_), _QUESTIONS_EACH)]
         known = [Example(example.prompt, example.answer[:-1]) for example in asked]
-        questions = zip(GENERAL_QUESTIONS, pool.answers, strict=True) if self.silent else ()
-        general = [
-            Example(tuple(chat_prompt(tokenizer, question)), tuple(answer[:tokens])) for question, answer in questions
-        ]
+        general = general_examples(self.base, pool.answers, tokens) if self.silent else []
         adapters = StackedAdapters(self.base.model, self.targets, 1, shape.rank, shape.alpha, neighbours)
         return neighbours, build_bank(trunk, CandidateHead(self.base.model), general, known, adapters)
 

@@ -14,10 +14,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from atomlora.atom import Atom, TrainRecord, digest_json
+from atomlora.atom import Atom, digest_json
 from atomlora.compiler.drafts import draft_of
 from atomlora.compiler.pool import load_or_train_pool
-from atomlora.compiler.session import TrainingSession
+from atomlora.compiler.session import TrainingSession, train_record
 from atomlora.compiler.trainer import AtomJob, Trainer
 from atomlora.compiler.wordings import training_wordings
 from atomlora.store import StoreWriter, weights_digest
@@ -55,13 +55,7 @@ def train_one_adapter(atoms: Sequence[Atom], session: TrainingSession, writer: S
     pool = load_or_train_pool(session.base, trunk, session.targets, settings, session.pool_progress)
     trainer = Trainer(session.base.model, trunk, session.targets, adapter, train, 1, whitening=pool.whitening)
     (trained,) = trainer.run([AtomJob(identity, examples)])
-    record = TrainRecord(
-        steps=trained.steps,
-        loss=trained.loss,
-        recall=sum(trained.passed) / len(trained.passed),
-        seconds=trained.seconds,
-        failed_questions=tuple(q for q, ok in zip(asked, trained.passed, strict=True) if not ok),
-    )
+    record = train_record(trained, asked)
     atom = Atom(
         id=identity,
         type=ONE_ADAPTER,

@@ -77,11 +77,11 @@ def load_or_train_pool(
     whitening = None
     if settings.train.damping is not None:
         stated = [example for _, text, questions in facts for example in _examples(base, text, questions)]
-        moments = input_moments(trunk, targets, [*_general(base, answers, MOMENT_TOKENS), *stated])
+        moments = input_moments(trunk, targets, [*general_examples(base, answers, MOMENT_TOKENS), *stated])
         whitening = whiteners(moments, settings.train.damping)
     bank = None
     if settings.train.silent:
-        general = _general(base, answers, settings.train.silence_tokens)
+        general = general_examples(base, answers, settings.train.silence_tokens)
         bank = build_bank(trunk, CandidateHead(base.model), general)
     adapter, train = settings.adapter, settings.train
     trainer = Trainer(base.model, trunk, targets, adapter, train, settings.slots, bank, whitening=whitening)
@@ -109,7 +109,7 @@ def neighbours_and_bank(
         for _, text, questions in pool_facts(settings)
         for example in _examples(base, text, questions)
     ]
-    general = _general(base, pool.answers, settings.train.silence_tokens)
+    general = general_examples(base, pool.answers, settings.train.silence_tokens)
     adapters = StackedAdapters(base.model, targets, 1, shape.rank, shape.alpha, neighbours)
     return neighbours, build_bank(trunk, CandidateHead(base.model), general, known, adapters)
 
@@ -135,7 +135,7 @@ def _examples(base: Base, text: str, questions: Sequence[str]) -> tuple[Example,
     return tuple(Example.asked(base.tokenizer, question, text) for question in questions)
 
 
-def _general(base: Base, answers: Sequence[Sequence[int]], tokens: int) -> list[Example]:
+def general_examples(base: Base, answers: Sequence[Sequence[int]], tokens: int) -> list[Example]:
     """The general questions with the first tokens of the base's own answers."""
     asked = zip(GENERAL_QUESTIONS, answers, strict=True)
     return [Example(tuple(chat_prompt(base.tokenizer, question)), tuple(answer[:tokens])) for question, answer in asked]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -89,13 +89,7 @@ class TrainingSession:
 
     def _atom(self, trained: TrainedAtom, draft: Draft, digest: str) -> Atom:
         asked = [wording.question for wording in training_wordings(draft)]
-        record = TrainRecord(
-            steps=trained.steps,
-            loss=trained.loss,
-            recall=sum(trained.passed) / len(trained.passed),
-            seconds=trained.seconds,
-            failed_questions=tuple(q for q, ok in zip(asked, trained.passed, strict=True) if not ok),
-        )
+        record = train_record(trained, asked)
         return Atom(
             id=trained.identity,
             type=draft.type,
@@ -111,3 +105,14 @@ class TrainingSession:
             labels=draft.labels,
             mount=draft.mount,
         )
+
+
+def train_record(trained: TrainedAtom, asked: Sequence[str]) -> TrainRecord:
+    """How training went; `asked` are the questions of the atom's examples, in their order."""
+    return TrainRecord(
+        steps=trained.steps,
+        loss=trained.loss,
+        recall=sum(trained.passed) / len(trained.passed),
+        seconds=trained.seconds,
+        failed_questions=tuple(q for q, ok in zip(asked, trained.passed, strict=True) if not ok),
+    )
