@@ -18,8 +18,10 @@ from atomlora.compiler.wordings import training_wordings
 from atomlora.prompts import chat_prompt
 
 if TYPE_CHECKING:
+    from atomlora.atom import Atom
     from atomlora.composer import Selection
     from atomlora.model import AtomLoRA
+    from atomlora.router import Embedder
 
 BATCH_SIZE = 16
 
@@ -83,13 +85,17 @@ def stream(model: AtomLoRA, row: Row, max_new_tokens: int) -> Generator[str, Non
 
 
 def reworded(model: AtomLoRA, row: Row) -> Row:
-    """The row as its leader, alone, was trained to be asked: in the nearest wording by the embedder's cosine."""
+    """The row as its leader, alone, was trained to be asked."""
     assert row.alone is not None
-    atom = model.atoms[row.alone.atoms[0].id]
-    wordings = list(dict.fromkeys(wording.question for wording in training_wordings(draft_of(atom))))
-    vectors = model.router.embedder.encode([row.question, *wordings])
-    wording = wordings[int((vectors[1:] @ vectors[0]).argmax())]
+    wording = nearest_wording(model.atoms[row.alone.atoms[0].id], row.question, model.router.embedder)
     return Row(wording, chat_prompt(model.base.tokenizer, wording), row.alone)
+
+
+def nearest_wording(atom: Atom, question: str, embedder: Embedder) -> str:
+    """Of the wordings that the atom was trained on, the nearest to `question` by the embedder's cosine."""
+    wordings = list(dict.fromkeys(wording.question for wording in training_wordings(draft_of(atom))))
+    vectors = embedder.encode([question, *wordings])
+    return wordings[int((vectors[1:] @ vectors[0]).argmax())]
 
 
 def _decode(
