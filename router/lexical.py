@@ -11,8 +11,10 @@ Source: Robertson and Zaragoza, The Probabilistic Relevance Framework: BM25 and 
 from __future__ import annotations
 
 import re
+from array import array
 from collections import Counter
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -56,34 +58,55 @@ def _stem(word: str) -> str:
     return word
 
 
+class Collection(NamedTuple):
+    """The part of the documents that rarities and lengths are taken from: bool (documents,), their number and mean
+    length."""
+
+    mask: np.ndarray
+    count: int
+    mean_length: float
+
+
 class LexicalIndex:
     """Postings of documents: per word the document numbers int32 and the counts float32."""
 
     def __init__(self, documents: Sequence[str]) -> None:
-        postings: dict[str, tuple[list[int], list[int]]] = {}
-        self.lengths = np.zeros(len(documents), np.float32)
+        vocabulary = _Vocabulary()
+        tokens, ends = array("i"), np.zeros(len(documents) + 1, np.int64)
         for number, document in enumerate(documents):
-            counts = Counter(words(document))
-            self.lengths[number] = counts.total()
-            for word, count in counts.items():
-                numbers, found = postings.setdefault(word, ([], []))
-                numbers.append(number)
-                found.append(count)
+            tokens.extend(map(vocabulary.__getitem__, _WORD.findall(document.lower())))
+            ends[number + 1] = len(tokens)
+        found = np.frombuffer(tokens, np.int32).astype(np.int64)
+        owners = np.repeat(np.arange(len(documents)), np.diff(ends))[found >= 0]
+        found = found[found >= 0]
+        pairs, counts = np.unique(found * max(len(documents), 1) + owners, return_counts=True)
+        held, self._numbers = np.divmod(pairs, max(len(documents), 1))
+        self._numbers, self._counts = self._numbers.astype(np.int32), counts.astype(np.float32)
+        # postings of word w: starts[w]:starts[w + 1]
+        self._starts = np.searchsorted(held, np.arange(len(vocabulary.stems) + 1))
+        self._words = vocabulary.stems
+        self.lengths = np.bincount(owners, minlength=len(documents)).astype(np.float32)
         self.count = len(documents)
-        self.mean_length = max(float(self.lengths.mean()), 1.0) if len(documents) else 1.0
-        self._postings = {
-            word: (np.array(numbers, np.int32), np.array(found, np.float32))
-            for word, (numbers, found) in postings.items()
-        }
+        self.mean_length = _mean_length(self.lengths)
 
-    def score(self, question: str, replaced: tuple[int, str] | None = None) -> np.ndarray:
+    def collection(self, mask: np.ndarray) -> Collection:
+        """The documents of a bool mask (documents,)."""
+        return Collection(mask, int(mask.sum()), _mean_length(self.lengths[mask]))
+
+    def score(
+        self, question: str, replaced: tuple[int, str] | None = None, within: Collection | None = None
+    ) -> np.ndarray:
         """float32 (documents,) in [0, 1). `replaced` = (document, text) scores as if that document held
-        `text`."""
+        `text`; `within` as if there were no documents but those, and 0 for the others."""
         scores = np.zeros(self.count, np.float32)
+        count, mean_length = (within.count, within.mean_length) if within else (self.count, self.mean_length)
         changed = Counter(words(replaced[1])) if replaced else Counter()
         best = 0.0
-        for word in set(words(question)):
-            numbers, counts = self._postings.get(word, (np.zeros(0, np.int32), np.zeros(0, np.float32)))
+        for word in dict.fromkeys(words(question)):
+            numbers, counts = self._postings(word)
+            if within:
+                kept = within.mask[numbers]
+                numbers, counts = numbers[kept], counts[kept]
             lengths = self.lengths[numbers]
             if replaced:
                 kept = numbers != replaced[0]
@@ -92,7 +115,31 @@ class LexicalIndex:
                     numbers = np.append(numbers, np.int32(replaced[0]))
                     counts = np.append(counts, np.float32(changed[word]))
                     lengths = np.append(lengths, np.float32(changed.total()))
-            rarity = np.log1p((self.count - len(numbers) + 0.5) / (len(numbers) + 0.5))
+            rarity = np.log1p((count - len(numbers) + 0.5) / (len(numbers) + 0.5))
             best += rarity * (K1 + 1)
-            scores[numbers] += rarity * counts * (K1 + 1) / (counts + K1 * (1 - B + B * lengths / self.mean_length))
+            scores[numbers] += rarity * counts * (K1 + 1) / (counts + K1 * (1 - B + B * lengths / mean_length))
         return scores / np.float32(best) if best else scores
+
+    def _postings(self, word: str) -> tuple[np.ndarray, np.ndarray]:
+        number = self._words.get(word)
+        if number is None:
+            return np.zeros(0, np.int32), np.zeros(0, np.float32)
+        part = slice(int(self._starts[number]), int(self._starts[number + 1]))
+        return self._numbers[part], self._counts[part]
+
+
+class _Vocabulary(dict[str, int]):
+    """The number of each word as it is written, by its stem: {word: number}, -1 for stop words. Most words come again
+    and again, so each is looked at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stems: dict[str, int] = {}
+
+    def __missing__(self, word: str) -> int:
+        self[word] = -1 if word in STOP_WORDS else self.stems.setdefault(_stem(word), len(self.stems))
+        return self[word]
+
+
+def _mean_length(lengths: np.ndarray) -> float:
+    return max(float(lengths.mean()), 1.0) if len(lengths) else 1.0
