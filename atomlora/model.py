@@ -310,17 +310,9 @@ class AtomLoRA:
 
     def answer_atom(self, routed: RoutedAtom, where: RouteFilter | None = None) -> AnswerAtom:
         """An atom as answers show it, at the first place of its text that `where` admits."""
-        from atomlora.router import RouteFilter
-        from atomlora.runtime.keys import place_of
+        from atomlora.runtime.keys import seen_place
 
-        atom, where = self.atoms[routed.id], where or RouteFilter()
-        place = next((place for place in atom.provenances if where.admits(place_of(place))), None)
-        return AnswerAtom(
-            id=atom.id,
-            weight=routed.weight,
-            score=routed.score,
-            source=place.source if place else None,
-            start=place.start if place else None,
-            end=place.end if place else None,
-            text=atom.text,
+        atom = self.atoms[routed.id]
+        return AnswerAtom.at(
+            seen_place(atom, where), id=atom.id, weight=routed.weight, score=routed.score, text=atom.text
         )

@@ -14,7 +14,7 @@ from atomlora.atom import Atom, Provenance
 from atomlora.errors import BaseModelError, StoreError
 
 if TYPE_CHECKING:
-    from atomlora.router import AtomAttributes, Embedder, Place, Router, RouterSettings
+    from atomlora.router import AtomAttributes, Embedder, Place, RouteFilter, Router, RouterSettings
     from atomlora.store import Store
 
 # In the store's cache folder: token states for late interaction, which compiling may make ahead
@@ -74,6 +74,14 @@ def place_of(provenance: Provenance) -> Place:
     from atomlora.router import Place
 
     return Place(provenance.source, provenance.date, provenance.tenant)
+
+
+def seen_place(atom: Atom, where: RouteFilter | None) -> Provenance | None:
+    """The first place of an atom's text that the filter (default: of no tenant) admits."""
+    from atomlora.router import RouteFilter
+
+    admitted = where or RouteFilter()
+    return next((place for place in atom.provenances if admitted.admits(place_of(place))), None)
 
 
 def store_documents(atoms: Sequence[Atom]) -> list[str]:

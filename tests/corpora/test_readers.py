@@ -310,19 +310,3 @@ def test_jsonl() -> None:
         "c.jsonl#e",
         "c.jsonl#line-7",
     ]
-
-
-@pytest.mark.parametrize(
-    "front",
-    ["labels: [harbour, 'opening hours']", "tags: harbour, opening hours", 'Labels:\n  - harbour\n  - "opening hours"'],
-)
-def test_front_matter_carries_labels(front: str) -> None:
-    document = one("a.md", f"---\ntitle: Orla\n{front}\ndate: 2024-03\n---\nThe Orla is old.\n")
-    assert document.labels == ("harbour", "opening hours")
-    assert (document.title, document.date) == ("Orla", "2024-03")
-    assert split(document)[0].labels == document.labels
-
-
-def test_front_matter_without_labels_gives_none() -> None:
-    for front in ("labels:", "tags: []", "my labels: [a]", "title: tags: a"):
-        assert one("a.md", f"---\n{front}\n---\nThe Orla is old.\n").labels == ()
