@@ -313,6 +313,5 @@ class AtomLoRA:
         from atomlora.runtime.keys import seen_place
 
         atom = self.atoms[routed.id]
-        return AnswerAtom.at(
-            seen_place(atom, where), id=atom.id, weight=routed.weight, score=routed.score, text=atom.text
-        )
+        facts = {"id": atom.id, "weight": routed.weight, "score": routed.score, "text": atom.text}
+        return AnswerAtom.at(seen_place(atom, where), **facts)

@@ -127,17 +127,24 @@ class AttributeTable:
             for label in one.labels:
                 labelled.setdefault(label, []).append(atom)
         self._labelled = {label: np.array(atoms) for label, atoms in labelled.items()}
-        self.walled = any(place.tenant is not None for place in self._kinds)
+        self._walled = any(place.tenant is not None for place in self._kinds)
+        self._kept = np.ones(self.atoms, bool)
+
+    def remove(self, atoms: np.ndarray) -> None:
+        """From now on nobody sees these atoms (int)."""
+        kept = self._kept.copy()  # masks that were given out stay as they are
+        kept[atoms] = False
+        self._kept = kept
 
     def visible(self, where: RouteFilter) -> np.ndarray | None:
         """bool (atoms,): what the filter's tenant sees of the store; None where that is all of it."""
-        if where.every_tenant or not self.walled:
-            return None
-        return self._mask(RouteFilter(tenant=where.tenant))
+        if where.every_tenant or not self._walled:
+            return None if self._kept.all() else self._kept
+        return self._mask(RouteFilter(tenant=where.tenant)) & self._kept
 
     def allowed(self, where: RouteFilter) -> np.ndarray | None:
         """bool (atoms,): what passes the whole filter; None where nothing is asked for that leaves an atom out."""
-        return self._mask(where) if where.narrows else self.visible(where)
+        return self._mask(where) & self._kept if where.narrows else self.visible(where)
 
     def _mask(self, where: RouteFilter) -> np.ndarray:
         admitted = np.array([where.admits(kind) for kind in self._kinds], bool)

@@ -33,16 +33,23 @@ BLOCK = 65_536
 
 
 class Selection:
-    """The keys that a search may find: bool (keys,)."""
+    """The keys that a search may find: bool (keys,). `rows` as of the index that is to be searched."""
 
-    def __init__(self, mask: np.ndarray) -> None:
-        self.mask = mask
+    def __init__(self, mask: np.ndarray, rows: np.ndarray | None = None) -> None:
+        self.mask, self._rows = mask, rows
         self.count = int(np.count_nonzero(mask))
 
     @cached_property
     def numbers(self) -> np.ndarray:
         """int64 (count,) key numbers."""
         return np.flatnonzero(self.mask)
+
+    @cached_property
+    def bits(self) -> np.ndarray:
+        """uint8: a bit for every row of the index."""
+        rows = self._rows
+        mask = self.mask if rows is None else np.where(rows >= 0, self.mask[rows], False)
+        return np.packbits(mask, bitorder="little")
 
 
 class KeyIndex:
@@ -60,7 +67,11 @@ class KeyIndex:
         self.index = build_index(embeddings, kind) if index is None else index
         self.rows = rows
         gone = rows is not None and bool((rows < 0).any())
-        self._all = Selection(np.ones(len(embeddings), bool)) if gone else None
+        self._all = self.select(np.ones(len(embeddings), bool)) if gone else None
+
+    def select(self, mask: np.ndarray) -> Selection:
+        """The keys of a bool mask (n,), for `search`."""
+        return Selection(mask, self.rows)
 
     def search(self, vectors: np.ndarray, count: int, within: Selection | None = None) -> np.ndarray:
         """int64 (questions, min(count, keys)) key numbers, nearest first; -1 where fewer were found. `vectors` float32
@@ -95,20 +106,12 @@ class KeyIndex:
         """FAISS's search parameters: the rarer what may be found, the further is searched."""
         import faiss
 
-        allowed = {} if within is None else {"sel": self._selector(within)}
+        allowed = {} if within is None else {"sel": faiss.IDSelectorBitmap(within.bits)}
         if self.kind == "flat":
             return faiss.SearchParameters(**allowed) if allowed else None
         if self.kind == "hnsw":
             return faiss.SearchParametersHNSW(efSearch=int(max(GRAPH_EFFORT, fetched) / share), **allowed)
         return faiss.SearchParametersIVF(nprobe=min(int(PROBED_LISTS / share), self.index.nlist), **allowed)
-
-    def _selector(self, within: Selection) -> Any:
-        import faiss
-
-        mask = within.mask
-        if self.rows is not None:
-            mask = np.where(self.rows >= 0, mask[self.rows], False)
-        return faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))
 
 
 def index_kind(count: int, wanted: IndexKind | Literal["auto"] = "auto") -> IndexKind:

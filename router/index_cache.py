@@ -19,6 +19,8 @@ from atomlora.router.cache import read_cache, write_cache
 from atomlora.router.index import BLOCK, IndexKind, KeyIndex, factory, index_kind
 
 FORMAT = "index 1"
+# Of product codes' tables, which grow more slowly than the codes
+TABLES_BYTES = 1 << 26
 # Share of the rows that may be gone or added since the index was trained
 OUTGROWN = 0.25
 
@@ -142,15 +144,16 @@ def _row_keys(found: KeyIndex, keys: np.ndarray, before: np.ndarray) -> np.ndarr
 
 @contextlib.contextmanager
 def _bounded(size_bytes: int) -> Iterator[None]:
-    """While the block runs, FAISS reads no array and no list that claims to be larger than the whole file, and so
-    allocates nothing of the kind. A FAISS without these limits relies on the file's sha256 alone."""
+    """While the block runs, FAISS reads no array and no list that claims to be larger than the whole file (or than the
+    tables that it makes for product codes), and so allocates nothing of the kind. A FAISS without these limits relies
+    on the file's sha256 alone."""
     import faiss
 
     names = [n for n in ("vector_byte_limit", "loop_limit") if hasattr(faiss, f"set_deserialization_{n}")]
     before = [getattr(faiss, f"get_deserialization_{name}")() for name in names]
     try:
         for name in names:
-            getattr(faiss, f"set_deserialization_{name}")(size_bytes)
+            getattr(faiss, f"set_deserialization_{name}")(max(size_bytes, TABLES_BYTES))
         yield
     finally:
         for name, value in zip(names, before, strict=True):

@@ -118,6 +118,15 @@ class Router:
         world = self._world(where or RouteFilter())
         return len(self.atom_ids) if world is None else int(world.allowed.sum())
 
+    def remove(self, atom_ids: Sequence[str]) -> None:
+        """Routes nothing to these atoms from now on, as if the store had never had them; no index is made anew. The
+        store keeps them, and other routers over it do. UsageError for an id that the store has not."""
+        numbers = {atom_id: number for number, atom_id in enumerate(self.atom_ids)}
+        if unknown := [atom_id for atom_id in atom_ids if atom_id not in numbers]:
+            raise UsageError(f"atom {unknown[0]} is not in this version of the store; name atoms by their whole ids")
+        self.attributes.remove(np.array([numbers[atom_id] for atom_id in atom_ids], np.int64))
+        self._world.cache_clear()
+
     def _make_world(self, where: RouteFilter) -> World | None:
         visible, allowed = self.attributes.visible(where), self.attributes.allowed(where)
         return None if allowed is None else self.scorer.world(visible, allowed)

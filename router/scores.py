@@ -19,7 +19,7 @@ from atomlora.router.embedder import Embedder, TokenEmbedder, TokenStates, encod
 from atomlora.router.index import Selection
 from atomlora.router.index_cache import open_index
 from atomlora.router.late import LateIndex, Rarities
-from atomlora.router.lexical import Collection, LexicalIndex
+from atomlora.router.lexical import Collection, open_lexical
 from atomlora.router.settings import RouterSettings
 
 # What on-topic rivals of the right atom typically get: without late interaction, and by it alone
@@ -83,16 +83,17 @@ class Scorer:
         # keys of atom a: order[starts[a]:starts[a + 1]]
         self._order = np.argsort(positions, kind="stable")
         self._starts = np.searchsorted(positions[self._order], np.arange(atoms + 1))
-        self.lexical = LexicalIndex([self.document(a) for a in range(atoms)])
+        words = None if cache is None else cache.with_suffix(".words")
+        self.lexical = open_lexical([self.document(a) for a in range(atoms)], words)
 
     def world(self, visible: np.ndarray | None, allowed: np.ndarray) -> World:
         """Questions see the atoms of `visible` (None: all of the store), and may find those of `allowed` among them;
         both bool (atoms,)."""
         if visible is None:
-            return World(allowed, Selection(allowed[self.positions]))
+            return World(allowed, self.index.select(allowed[self.positions]))
         rarities = None if self.late is None else self.late.rarities(visible)
         allowed = allowed & visible
-        return World(allowed, Selection(allowed[self.positions]), self.lexical.collection(visible), rarities)
+        return World(allowed, self.index.select(allowed[self.positions]), self.lexical.collection(visible), rarities)
 
     def keys_of(self, atom: int) -> np.ndarray:
         """int64 numbers of the atom's keys."""

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atomlora.errors import StoreError
+from atomlora.errors import StoreError, UsageError
 from atomlora.router import EVERYTHING, AtomAttributes, Calibration, Place, RouteFilter, Router, RouterSettings
 from atomlora.router import index as index_module
 from atomlora.router.filters import AttributeTable
@@ -173,6 +173,28 @@ def test_without_tenants_in_the_store_nothing_is_filtered_and_everything_is_ever
     assert plain.route(question).atoms[0].id == "5"
     assert plain.route(question, where=RouteFilter(tenant="anyone")).atoms[0].id == "5"
     assert plain.route(question, where=RouteFilter(sources=("x",))).abstained
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("late", [WordVectors, WordStates])
+def test_removed_atoms_are_as_if_they_had_never_been(kind: str, late) -> None:
+    gone = [str(n) for n in range(0, len(TEXTS), 3)]
+    router = make_router(EVERY, late(), kind)
+    rest = make_router([n for n in EVERY if n % 3], late(), kind)
+    router.route("bedar", where=EVERYTHING)
+    router.remove(gone)
+    for where in (EVERYTHING, RouteFilter(tenant="acme"), RouteFilter(tenant="acme", labels=("even",))):
+        for question in (TEXTS[0], TEXTS[3], TEXTS[7], "bedar goak"):
+            found, wanted = router.route(question, 30, where), rest.route(question, 30, where)
+            assert not {atom.id for atom in found.atoms} & set(gone)
+            if kind == "flat":
+                assert [atom.id for atom in found.atoms] == [atom.id for atom in wanted.atoms]
+            scores = {atom.id: atom.score for atom in wanted.atoms}
+            common = [atom for atom in found.atoms if atom.id in scores]
+            assert len(common) > 0.8 * len(wanted.atoms)
+            assert [a.score for a in common] == pytest.approx([scores[a.id] for a in common], abs=1e-5)
+    with pytest.raises(UsageError, match="not in this version"):
+        router.remove(["0", "nothing"])
 
 
 def test_who_runs_the_store_sees_all_of_it() -> None:

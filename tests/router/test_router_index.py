@@ -82,7 +82,7 @@ def test_rows_that_stand_for_no_key_are_passed_over(kind: str, approximate_selec
     best = np.argsort(-(ASKED @ KEYS[kept].T), axis=1, kind="stable")
     assert recall(index.search(ASKED, 8), best[:, :8]) > 0.95
     some = np.arange(kept.sum()) % 2 == 0
-    found = index.search(ASKED, 8, Selection(some))
+    found = index.search(ASKED, 8, index.select(some))
     assert some[found[found >= 0]].all()
     assert recall(found, np.array([[key for key in row if some[key]][:8] for row in best])) > 0.95
 

@@ -44,11 +44,13 @@ def finds_itself(keys: np.ndarray, path: Path) -> float:
     return float(np.mean(np.all(keys[found] == keys, axis=1) & (found >= 0)))
 
 
-def test_cache_is_used_when_whole(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = open_index(KEYS, built, KIND).search(KEYS[:3], 4)
+@pytest.mark.parametrize("kind", ["hnsw", "ivf", "ivfpq"])
+def test_cache_is_used_when_whole(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "keys.faiss"
+    first = open_index(KEYS, path, kind).search(KEYS[:3], 4)
     monkeypatch.setattr(index_module, "build_index", lambda *_: pytest.fail(NEVER))
-    np.testing.assert_array_equal(open_index(KEYS, built, KIND).search(KEYS[:3], 4), first)
-    assert [p.name for p in built.parent.iterdir()] == ["keys.faiss"]
+    np.testing.assert_array_equal(open_index(KEYS, path, kind).search(KEYS[:3], 4), first)
+    assert [p.name for p in tmp_path.iterdir()] == ["keys.faiss"]
 
 
 def test_an_exact_index_is_no_file(tmp_path: Path) -> None:
