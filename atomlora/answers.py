@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
+from atomlora.atom import Provenance
 from atomlora.errors import UsageError
 
 Mode = Literal["atoms", "text", "both", "none"]
@@ -30,6 +31,12 @@ class AnswerAtom(AnswerPart):
     start: int | None
     end: int | None
     text: str
+
+    @classmethod
+    def at(cls, place: Provenance | None, **facts: Any) -> Self:
+        """The atom as it stands at a place."""
+        where = (None, None, None) if place is None else (place.source, place.start, place.end)
+        return cls(**facts, **dict(zip(("source", "start", "end"), where, strict=True)))
 
 
 class Dropped(AnswerPart):

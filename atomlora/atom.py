@@ -35,7 +35,8 @@ def digest_json(value: Any) -> str:
 class Provenance(Record):
     """Where an atom's text stands: `source` is a POSIX path relative to the compiled root (`FILE#id` for jsonl);
     `start`/`end` are character offsets into the extracted text; `page` counts from 1 (PDF only). `date` (ISO 8601, in
-    whatever precision) is the document's, known by `date_origin` (see `atomlora.corpora.dates`)."""
+    whatever precision) is the document's, known by `date_origin` (see `atomlora.corpora.dates`); `tenant` is whose
+    document it is (None: everybody's)."""
 
     source: str
     start: int
@@ -44,6 +45,7 @@ class Provenance(Record):
     page: int | None = None
     date: str | None = None
     date_origin: DateOrigin | None = None
+    tenant: str | None = None
 
 
 class TrainRecord(Record):
@@ -88,6 +90,11 @@ class Atom(Record):
     provenances: tuple[Provenance, ...] = ()
     labels: tuple[str, ...] = ()
     mount: Mount = "routed"
+
+    @property
+    def tenants(self) -> frozenset[str | None]:
+        """Whose documents the text stands in; None among them where it is everybody's."""
+        return frozenset(place.tenant for place in self.provenances) or frozenset([None])
 
     @property
     def scaling(self) -> float:

@@ -20,9 +20,12 @@ from atomlora.errors import InputError, UsageError
 from atomlora.full_context import REBUILT, Documents, Reply, ask_documents, rebuilder
 from atomlora.golden import GoldenQuestion
 from atomlora.one_adapter import ask_one_adapter, require_one_adapter
+from atomlora.runtime.keys import place_of
 
 if TYPE_CHECKING:
+    from atomlora.atom import Atom
     from atomlora.model import AtomLoRA
+    from atomlora.router import RouteFilter
 
 EvalMode = Literal["none", "text", "full", "big", "atoms", "both", "extract"]
 EVAL_MODES: tuple[EvalMode, ...] = get_args(EvalMode)
@@ -110,19 +113,22 @@ def evaluate(
     batch_size: int = 16,
     documents: Mapping[str, str] | None = None,
     documents_name: str = "given",
+    where: RouteFilter | None = None,
     on_answer: Callable[[ScoredAnswer], None] | None = None,
 ) -> EvalReport:
     """Ask every question in every mode, and score answers and routing.
 
     `documents`: {source: text} for mode full (default: rebuilt from the store's atoms), called
-    `documents_name` in the report. `on_answer` hears of each answer. Questions whose source is unknown are
-    left out of mode full, with a warning.
+    `documents_name` in the report. `where`: which atoms may take part. `on_answer` hears of each answer.
+    Questions whose source is unknown are left out of mode full, with a warning.
     """
     if not golden:
         raise InputError("there is no question to evaluate")
-    lookup: Documents = documents.get if documents is not None else rebuilder(model.store)
+    lookup: Documents = documents.get if documents is not None else rebuilder(model.store, where)
     if "big" in modes:
         require_one_adapter(model.store)
+        if where is not None:
+            raise UsageError("mode big is one adapter of all documents; leave it out of --modes, or leave out --tenant")
     scores: dict[str, ModeScores] = {}
     warnings: list[str] = []
     for mode in modes:
@@ -139,7 +145,7 @@ def evaluate(
         truncated = 0
         for start in range(0, len(asked), batch_size):
             batch = asked[start : start + batch_size]
-            for one, reply in zip(batch, _ask(model, batch, mode, top_k, max_new_tokens, lookup), strict=True):
+            for one, reply in zip(batch, _ask(model, batch, mode, top_k, max_new_tokens, lookup, where), strict=True):
                 answers.append(_score(one, reply, mode))
                 truncated += reply.truncated
                 if on_answer is not None:
@@ -147,7 +153,7 @@ def evaluate(
         scores[mode] = _means(answers, truncated)
     return EvalReport(
         modes=scores,
-        routing=routing_scores(model, golden, top_k),
+        routing=routing_scores(model, golden, top_k, where),
         questions=len(golden),
         batch_size=batch_size,
         documents=None if "full" not in scores else REBUILT if documents is None else documents_name,
@@ -155,7 +161,9 @@ def evaluate(
     )
 
 
-def routing_scores(model: AtomLoRA, golden: Sequence[GoldenQuestion], k: int) -> RoutingScores | None:
+def routing_scores(
+    model: AtomLoRA, golden: Sequence[GoldenQuestion], k: int, where: RouteFilter | None = None
+) -> RoutingScores | None:
     """How well the router finds the golden sources; None where no question names one."""
     known = [one for one in golden if one.sources]
     if not known:
@@ -163,14 +171,19 @@ def routing_scores(model: AtomLoRA, golden: Sequence[GoldenQuestion], k: int) ->
     ranking = copy.copy(model.router)  # shares the index; only its silence is switched off
     ranking.settings = ranking.settings.model_copy(update={"abstain": False, "min_weight": 0.0})
     first, among = [], []
-    for one, route in zip(known, ranking.route_batch([one.question for one in known], k), strict=True):
-        found = [{place.source for place in model.atoms[atom.id].provenances} for atom in route.atoms]
+    for one, route in zip(known, ranking.route_batch([one.question for one in known], k, where), strict=True):
+        found = [_sources(model.atoms[atom.id], where) for atom in route.atoms]
         wanted = set(one.sources)
         first.append(float(bool(found and found[0] & wanted)))
         among.append(float(wanted <= set().union(*found)))
     return RoutingScores(
         n=len(known), recall_at_1=_round(metrics.mean(first)), recall_at_k=_round(metrics.mean(among)), k=k
     )
+
+
+def _sources(atom: Atom, where: RouteFilter | None) -> set[str]:
+    """The documents of an atom that the filter admits."""
+    return {place.source for place in atom.provenances if where is None or where.admits(place_of(place))}
 
 
 def _context(one: GoldenQuestion, lookup: Documents) -> str | None:
@@ -195,11 +208,12 @@ def _ask(
     top_k: int,
     max_new_tokens: int,
     lookup: Documents,
+    where: RouteFilter | None,
 ) -> Iterator[Reply]:
     questions = [one.question for one in batch]
     if mode == "extract":
         start = time.perf_counter()
-        routes = model.router.route_batch(questions, top_k)
+        routes = model.router.route_batch(questions, top_k, where)
         latency_ms = (time.perf_counter() - start) * 1000
         for route in routes:
             text = model.atoms[route.atoms[0].id].text if route.atoms else ""
@@ -210,7 +224,7 @@ def _ask(
         contexts = [_context(one, lookup) or "" for one in batch]
         yield from ask_documents(model.base, questions, contexts, max_new_tokens)
     else:
-        for answer in model.ask_batch(questions, mode, top_k, max_new_tokens):
+        for answer in model.ask_batch(questions, mode, top_k, max_new_tokens, where=where):
             yield Reply(answer.text, answer.abstained, answer.prompt_tokens, answer.latency_ms)
 
 

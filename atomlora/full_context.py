@@ -7,8 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from atomlora.runtime.keys import place_of
+
 if TYPE_CHECKING:
     from atomlora.bases import Base
+    from atomlora.router import RouteFilter
     from atomlora.store import Store
 
 REBUILT = "rebuilt from the store's atoms"
@@ -34,15 +37,15 @@ def read_documents(folder: Path) -> dict[str, str]:
     return {found.source: found.text for found in read_corpus([folder]) if isinstance(found, Document)}
 
 
-def rebuilt_document(store: Store, source: str) -> str | None:
+def rebuilt_document(store: Store, source: str, where: RouteFilter | None = None) -> str | None:
     """The text of a document as far as the store's atoms tell it: title, headings and texts in their order.
-    None when no atom comes from `source`."""
+    None when no atom comes from `source`, at a place that `where` admits."""
     places = sorted(
         (
             (place.start, place.end, atom)
             for atom in store.from_source(source)
             for place in atom.provenances
-            if place.source == source
+            if place.source == source and (where is None or where.admits(place_of(place)))
         ),
         key=lambda found: found[:2],
     )
@@ -58,13 +61,13 @@ def rebuilt_document(store: Store, source: str) -> str | None:
     return "\n".join(line for line in lines if line)
 
 
-def rebuilder(store: Store) -> Documents:
+def rebuilder(store: Store, where: RouteFilter | None = None) -> Documents:
     """Looks documents up among a store's atoms; each is rebuilt once."""
     known: dict[str, str | None] = {}
 
     def lookup(source: str) -> str | None:
         if source not in known:
-            known[source] = rebuilt_document(store, source)
+            known[source] = rebuilt_document(store, source, where)
         return known[source]
 
     return lookup

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from atomlora.bases import Base
     from atomlora.composer import Composer, Policy, Selection
     from atomlora.interference.policy import PolicySettings
-    from atomlora.router import Embedder, Route, RoutedAtom, Router, RouterSettings
+    from atomlora.router import Embedder, Route, RoutedAtom, RouteFilter, Router, RouterSettings
     from atomlora.runtime.composed import ComposedModel
     from atomlora.statements import Row, Statement
 
@@ -32,12 +32,13 @@ STEADY = 0.5
 
 
 class Asked(NamedTuple):
-    """A question on its way: its route, what of it takes part, and the statements to be made, one for each turn (see
-    `atomlora.turns`)."""
+    """A question on its way: its route, what of it takes part, the statements to be made, one for each turn (see
+    `atomlora.turns`), and what might be routed."""
 
     route: Route
     selection: Selection
     rows: list[Row]
+    where: RouteFilter | None
 
 
 class AtomLoRA:
@@ -100,12 +101,19 @@ class AtomLoRA:
         return opened
 
     def ask(
-        self, question: str, mode: Mode = "atoms", top_k: int = 4, max_new_tokens: int = 96, labels: Sequence[str] = ()
+        self,
+        question: str,
+        mode: Mode = "atoms",
+        top_k: int = 4,
+        max_new_tokens: int = 96,
+        labels: Sequence[str] = (),
+        where: RouteFilter | None = None,
     ) -> Answer:
         """Answer one question, greedily, by statements of up to `max_new_tokens` tokens. `labels`: of the behaviour
-        atoms to mount besides those that always are. Raises UsageError for an empty question, an unknown mode or
-        label, or top_k or max_new_tokens < 1."""
-        return self.ask_batch([question], mode, top_k, max_new_tokens, labels)[0]
+        atoms to mount besides those that always are. `where`: which atoms may take part (default: those that belong
+        to no tenant). Raises UsageError for an empty question, an unknown mode or label, or top_k or max_new_tokens
+        < 1."""
+        return self.ask_batch([question], mode, top_k, max_new_tokens, labels, where)[0]
 
     def ask_batch(
         self,
@@ -114,27 +122,35 @@ class AtomLoRA:
         top_k: int = 4,
         max_new_tokens: int = 96,
         labels: Sequence[str] = (),
+        where: RouteFilter | None = None,
     ) -> list[Answer]:
         """Answer several questions, each as `ask` would; batches are made of prompts of like length."""
         from atomlora.statements import say
 
         start = time.perf_counter()
-        asked = self._prepare(questions, mode, top_k, max_new_tokens, labels)
+        asked = self._prepare(questions, mode, top_k, max_new_tokens, labels, where)
         statements = iter(say(self, [row for one in asked for row in one.rows], max_new_tokens))
         return [self._answer(one, list(islice(statements, len(one.rows))), mode, start) for one in asked]
 
     def stream(
-        self, question: str, mode: Mode = "atoms", top_k: int = 4, max_new_tokens: int = 96, labels: Sequence[str] = ()
+        self,
+        question: str,
+        mode: Mode = "atoms",
+        top_k: int = 4,
+        max_new_tokens: int = 96,
+        labels: Sequence[str] = (),
+        where: RouteFilter | None = None,
     ) -> Generator[str, None, Answer]:
         """The answer's text in pieces as they are decoded, from the second statement on whole statements; the
         generator's return value is the `Answer`."""
         start = time.perf_counter()
-        asked = self._prepare([question], mode, top_k, max_new_tokens, labels)[0]
+        asked = self._prepare([question], mode, top_k, max_new_tokens, labels, where)[0]
         return self._stream(asked, mode, max_new_tokens, start)
 
-    def route(self, question: str, top_k: int = 4) -> Route:
-        """Which atoms matter to the question; needs the embedder only, not the base."""
-        return self.router.route(question, top_k)
+    def route(self, question: str, top_k: int = 4, where: RouteFilter | None = None) -> Route:
+        """Which atoms matter to the question, of those that `where` admits (default: those that belong to no tenant);
+        needs the embedder only, not the base."""
+        return self.router.route(question, top_k, where)
 
     @contextmanager
     def compose(self, route: Route | Sequence[Route], labels: Sequence[str] = ()) -> Iterator[ComposedModel]:
@@ -213,7 +229,13 @@ class AtomLoRA:
     # Steps of asking
 
     def _prepare(
-        self, questions: Sequence[str], mode: Mode, top_k: int, max_new_tokens: int, labels: Sequence[str]
+        self,
+        questions: Sequence[str],
+        mode: Mode,
+        top_k: int,
+        max_new_tokens: int,
+        labels: Sequence[str],
+        where: RouteFilter | None,
     ) -> list[Asked]:
         from atomlora.composer import Selection
         from atomlora.router import Route
@@ -224,7 +246,7 @@ class AtomLoRA:
         if mode == "none":
             routes = [Route(question=q, atoms=(), abstained=False, confidence=0.0) for q in questions]
         else:
-            routes = self.router.route_batch(questions, top_k)
+            routes = self.router.route_batch(questions, top_k, where)
         asked = []
         for route in routes:
             selection = Selection() if mode == "none" else self.composer.select(route, labels)
@@ -238,7 +260,7 @@ class AtomLoRA:
                 ]
             else:
                 rows = [Row(route.question, prompt, selection.whole() if mode == "both" else selection.bare())]
-            asked.append(Asked(route, selection, rows))
+            asked.append(Asked(route, selection, rows, where))
         return asked
 
     def _context(self, atoms: Sequence[RoutedAtom]) -> str | None:
@@ -263,7 +285,7 @@ class AtomLoRA:
             abstained=asked.route.abstained,
             confidence=asked.route.confidence,
             mode=mode,
-            atoms=tuple(self.answer_atom(atom) for atom in asked.selection.atoms),
+            atoms=tuple(self.answer_atom(atom, asked.where) for atom in asked.selection.atoms),
             behaviours=tuple(self.answer_atom(atom) for atom in asked.selection.beside),
             dropped=asked.selection.dropped,
             conflicts=asked.selection.conflicts,
@@ -276,15 +298,10 @@ class AtomLoRA:
             prompt_tokens=len(asked.rows[0].prompt),
         )
 
-    def answer_atom(self, routed: RoutedAtom) -> AnswerAtom:
+    def answer_atom(self, routed: RoutedAtom, where: RouteFilter | None = None) -> AnswerAtom:
+        """An atom as answers show it, at the first place of its text that `where` admits."""
+        from atomlora.runtime.keys import seen_place
+
         atom = self.atoms[routed.id]
-        place = atom.provenances[0] if atom.provenances else None
-        return AnswerAtom(
-            id=atom.id,
-            weight=routed.weight,
-            score=routed.score,
-            source=place.source if place else None,
-            start=place.start if place else None,
-            end=place.end if place else None,
-            text=atom.text,
-        )
+        facts = {"id": atom.id, "weight": routed.weight, "score": routed.score, "text": atom.text}
+        return AnswerAtom.at(seen_place(atom, where), **facts)

@@ -16,12 +16,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from atomlora.router.calibrate import Calibration, fit_calibration
     from atomlora.router.embedder import DEFAULT_EMBEDDER, Embedder, TokenEmbedder, load_embedder
+    from atomlora.router.filters import EVERYTHING, AtomAttributes, Place, RouteFilter
     from atomlora.router.general_questions import GENERAL_QUESTIONS
     from atomlora.router.keys import key_texts
     from atomlora.router.router import Route, RoutedAtom, Router
     from atomlora.router.settings import RouterSettings
 
 _HOMES = {
+    "AtomAttributes": "filters",
+    "EVERYTHING": "filters",
+    "Place": "filters",
+    "RouteFilter": "filters",
     "Calibration": "calibrate",
     "fit_calibration": "calibrate",
     "DEFAULT_EMBEDDER": "embedder",
@@ -38,10 +43,14 @@ _HOMES = {
 
 __all__ = [
     "DEFAULT_EMBEDDER",
+    "EVERYTHING",
     "GENERAL_QUESTIONS",
+    "AtomAttributes",
     "Calibration",
     "Embedder",
+    "Place",
     "Route",
+    "RouteFilter",
     "RoutedAtom",
     "Router",
     "RouterSettings",

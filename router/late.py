@@ -15,6 +15,7 @@ import contextlib
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,6 +31,13 @@ READY_TOKENS = 32_768
 DOCUMENTS_AT_ONCE = 256
 
 
+class Rarities(NamedTuple):
+    """What each token of a question counts: float32 (vocabulary,) by token id, and what an unheard one does."""
+
+    weights: np.ndarray
+    unknown: np.float32
+
+
 class LateIndex:
     """Token states of the atoms' documents: those of atom a are rows starts[a]:starts[a + 1].
 
@@ -41,29 +49,37 @@ class LateIndex:
         self.states = states.astype(np.float32) if len(states) <= READY_TOKENS else states
         self.starts = starts
         self.atoms = len(starts) - 1
-        owners = np.repeat(np.arange(self.atoms), np.diff(starts))
-        size = int(max(ids.max(initial=0), stop.max(initial=0))) + 1
+        self._ids, self._stop = ids, stop
+        self._rarities = self.rarities(np.ones(self.atoms, bool))
+
+    def rarities(self, atoms: np.ndarray) -> Rarities:
+        """What tokens count where the store holds but the atoms of a bool mask (atoms,)."""
+        owners = np.repeat(np.arange(self.atoms), np.diff(self.starts))
+        kept = atoms[owners]
+        owners, ids, count = owners[kept], self._ids[kept], int(atoms.sum())
+        size = int(max(self._ids.max(initial=0), self._stop.max(initial=0))) + 1
         held = np.unique(owners * size + ids) % size
         counts = np.bincount(held, minlength=size)
-        rarity = np.log1p((self.atoms - counts + 0.5) / (counts + 0.5))
-        rarity[stop] *= STOP_WEIGHT
-        self._weights = rarity.astype(np.float32)
-        self._unknown = np.float32(np.log1p((self.atoms + 0.5) / 0.5))
+        rarity = np.log1p((count - counts + 0.5) / (counts + 0.5))
+        rarity[self._stop] *= STOP_WEIGHT
+        return Rarities(rarity.astype(np.float32), np.float32(np.log1p((count + 0.5) / 0.5)))
 
-    def weights(self, ids: Sequence[int]) -> np.ndarray:
+    def weights(self, ids: Sequence[int], rarities: Rarities | None = None) -> np.ndarray:
         """float32 (len(ids),): what each token of a question counts."""
+        known, unknown = rarities or self._rarities
         tokens = np.asarray(ids, np.int64)
-        known = tokens < len(self._weights)
-        return np.where(known, self._weights[np.where(known, tokens, 0)], self._unknown)
+        inside = tokens < len(known)
+        return np.where(inside, known[np.where(inside, tokens, 0)], unknown)
 
-    def score(self, question: TokenStates, atoms: np.ndarray) -> np.ndarray:
+    def score(self, question: TokenStates, atoms: np.ndarray, rarities: Rarities | None = None) -> np.ndarray:
         """float32 (len(atoms),) in [-1, 1]: weighted mean over the question's tokens of the largest cosine
-        with a token of the atom's document; 0 for an empty document or question."""
+        with a token of the atom's document; 0 for an empty document or question. `rarities`: what tokens count
+        (default: by the whole store)."""
         states, ids = question
         scores = np.zeros(len(atoms), np.float32)
         counts = self.starts[atoms + 1] - self.starts[atoms]
         filled = counts > 0
-        weights = self.weights(ids)
+        weights = self.weights(ids, rarities)
         total = weights.sum()
         if not filled.any() or not total > 0:
             return scores

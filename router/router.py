@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,13 @@ from pydantic import BaseModel, ConfigDict
 from atomlora.errors import StoreError, UsageError
 from atomlora.router.calibrate import Calibration
 from atomlora.router.embedder import Embedder
+from atomlora.router.filters import AtomAttributes, AttributeTable, RouteFilter
 from atomlora.router.late import open_late
-from atomlora.router.scores import Candidates, Scorer
+from atomlora.router.scores import Candidates, Scorer, World
 from atomlora.router.settings import RouterSettings
+
+# Filters whose masks are kept: a tenant asks more than once
+WORLDS_KEPT = 64
 
 
 class RoutedAtom(BaseModel):
@@ -42,10 +47,11 @@ class Router:
     """Routes questions over one version of a store. Holds no state of any question; threads may share it.
 
     `embeddings` float32 (n, d) unit rows, `positions` int32 (n,) index into `atom_ids`, `texts` (n) the key
-    texts; `cache` is a file for the FAISS index, `stamp` what it must be built from (default: a digest of the
-    embeddings). `documents`, one per atom ("title. headings. text"), turn late interaction on where the
-    embedder gives token states and the calibration, if any, was fitted with it; `token_cache` is a file for
-    their states. Raises StoreError when these do not fit together or not to the embedder.
+    texts; `cache` is a file for the FAISS index. `documents`, one per atom ("title. headings. text"), turn late
+    interaction on where the embedder gives token states and the calibration, if any, was fitted with it;
+    `token_cache` is a file for their states. `attributes`, one per atom, are what filters go by (default:
+    everybody's, of no source, date or label). Raises StoreError when these do not fit together or not to the
+    embedder.
     """
 
     def __init__(
@@ -59,9 +65,9 @@ class Router:
         settings: RouterSettings | None = None,
         *,
         cache: Path | None = None,
-        stamp: str | None = None,
         documents: Sequence[str] | None = None,
         token_cache: Path | None = None,
+        attributes: Sequence[AtomAttributes] | None = None,
     ) -> None:
         if len(embeddings) and embeddings.shape[1:] != (embedder.dimension,):
             raise StoreError(
@@ -76,16 +82,23 @@ class Router:
         # coefficients fitted with late interaction mean nothing without it
         fits = calibration is not None and calibration.late == (late is not None)
         self.calibration = calibration if calibration and fits else Calibration.default(late is not None)
-        self.scorer = Scorer(embeddings, positions, texts, len(self.atom_ids), self.settings, cache, stamp, late)
+        self.scorer = Scorer(embeddings, positions, texts, len(self.atom_ids), self.settings, cache, late)
+        self.attributes = AttributeTable(attributes or [AtomAttributes()] * len(self.atom_ids))
+        if self.attributes.atoms != len(self.atom_ids):
+            raise StoreError(f"attributes of {self.attributes.atoms} atoms do not fit {len(self.atom_ids)} atoms")
+        self._world = lru_cache(WORLDS_KEPT)(self._make_world)
 
-    def route(self, question: str, top_k: int | None = None) -> Route:
-        """The route of one question; `top_k` (default: the setting) bounds the number of atoms.
+    def route(self, question: str, top_k: int | None = None, where: RouteFilter | None = None) -> Route:
+        """The route of one question; `top_k` (default: the setting) bounds the number of atoms, `where` says which may
+        be among them (default: those that belong to no tenant).
 
         Raises UsageError for an empty question or `top_k` < 1.
         """
-        return self.route_batch([question], top_k)[0]
+        return self.route_batch([question], top_k, where)[0]
 
-    def route_batch(self, questions: Sequence[str], top_k: int | None = None) -> list[Route]:
+    def route_batch(
+        self, questions: Sequence[str], top_k: int | None = None, where: RouteFilter | None = None
+    ) -> list[Route]:
         """Routes of several questions, each as `route` gives it; they are embedded together."""
         limit = self.settings.top_k if top_k is None else top_k
         if limit < 1:
@@ -94,10 +107,29 @@ class Router:
             if not question.strip():
                 raise UsageError(f"question {number + 1} of {len(questions)} is empty; give a question to route")
         stripped = [question.strip() for question in questions]
-        scored = self.scorer.score_batch(questions, *self.scorer.encode(self.embedder, stripped))
+        world = self._world(where or RouteFilter())
+        scored = self.scorer.score_batch(questions, *self.scorer.encode(self.embedder, stripped), world)
         return [
             self._route(question, candidates, limit) for question, candidates in zip(questions, scored, strict=True)
         ]
+
+    def count(self, where: RouteFilter | None = None) -> int:
+        """How many atoms pass the filter (default: belong to no tenant)."""
+        world = self._world(where or RouteFilter())
+        return len(self.atom_ids) if world is None else int(world.allowed.sum())
+
+    def remove(self, atom_ids: Sequence[str]) -> None:
+        """Routes nothing to these atoms from now on, as if the store had never had them; no index is made anew. The
+        store keeps them, and other routers over it do. UsageError for an id that the store has not."""
+        numbers = {atom_id: number for number, atom_id in enumerate(self.atom_ids)}
+        if unknown := [atom_id for atom_id in atom_ids if atom_id not in numbers]:
+            raise UsageError(f"atom {unknown[0]} is not in this version of the store; name atoms by their whole ids")
+        self.attributes.remove(np.array([numbers[atom_id] for atom_id in atom_ids], np.int64))
+        self._world.cache_clear()
+
+    def _make_world(self, where: RouteFilter) -> World | None:
+        visible, allowed = self.attributes.visible(where), self.attributes.allowed(where)
+        return None if allowed is None else self.scorer.world(visible, allowed)
 
     def _route(self, question: str, candidates: Candidates, limit: int) -> Route:
         confidence = self.calibration.confidence(candidates)

@@ -16,9 +16,10 @@ import numpy as np
 
 from atomlora.errors import StoreError
 from atomlora.router.embedder import Embedder, TokenEmbedder, TokenStates, encode_questions
-from atomlora.router.index import open_index, search_index
-from atomlora.router.late import LateIndex
-from atomlora.router.lexical import LexicalIndex
+from atomlora.router.index import Selection
+from atomlora.router.index_cache import open_index
+from atomlora.router.late import LateIndex, Rarities
+from atomlora.router.lexical import Collection, open_lexical
 from atomlora.router.settings import RouterSettings
 
 # What on-topic rivals of the right atom typically get: without late interaction, and by it alone
@@ -41,6 +42,16 @@ class Candidates(NamedTuple):
     rival: float = RIVAL_SCORE
 
 
+class World(NamedTuple):
+    """What a question may find, and what counts as rare there: `allowed` bool (atoms,) and its keys; the documents and
+    token rarities of all that the asking tenant sees (None: of the whole store)."""
+
+    allowed: np.ndarray
+    keys: Selection
+    collection: Collection | None = None
+    rarities: Rarities | None = None
+
+
 class Scorer:
     """Keys grouped by atom, with the dense and the lexical index over them, and the atoms' token states.
 
@@ -57,7 +68,6 @@ class Scorer:
         atoms: int,
         settings: RouterSettings,
         cache: Path | None = None,
-        stamp: str | None = None,
         late: LateIndex | None = None,
     ) -> None:
         check_keys(embeddings, positions, texts, atoms)
@@ -69,11 +79,21 @@ class Scorer:
         self.embeddings = embeddings
         self.positions = positions
         self.texts = texts
-        self.index = open_index(embeddings, cache, stamp)
+        self.index = open_index(embeddings, cache, settings.index)
         # keys of atom a: order[starts[a]:starts[a + 1]]
         self._order = np.argsort(positions, kind="stable")
         self._starts = np.searchsorted(positions[self._order], np.arange(atoms + 1))
-        self.lexical = LexicalIndex([self.document(a) for a in range(atoms)])
+        words = None if cache is None else cache.with_suffix(".words")
+        self.lexical = open_lexical([self.document(a) for a in range(atoms)], words)
+
+    def world(self, visible: np.ndarray | None, allowed: np.ndarray) -> World:
+        """Questions see the atoms of `visible` (None: all of the store), and may find those of `allowed` among them;
+        both bool (atoms,)."""
+        if visible is None:
+            return World(allowed, self.index.select(allowed[self.positions]))
+        rarities = None if self.late is None else self.late.rarities(visible)
+        allowed = allowed & visible
+        return World(allowed, self.index.select(allowed[self.positions]), self.lexical.collection(visible), rarities)
 
     def keys_of(self, atom: int) -> np.ndarray:
         """int64 numbers of the atom's keys."""
@@ -96,14 +116,18 @@ class Scorer:
         return embedder.encode_tokens(questions)
 
     def score_batch(
-        self, questions: Sequence[str], vectors: np.ndarray, tokens: Sequence[TokenStates] = ()
+        self,
+        questions: Sequence[str],
+        vectors: np.ndarray,
+        tokens: Sequence[TokenStates] = (),
+        world: World | None = None,
     ) -> list[Candidates]:
         """Candidates of every question; `vectors` float32 (questions, d), `tokens` the questions' token
-        states, without which late interaction is left out."""
-        found = search_index(self.index, vectors, self.settings.dense_candidates)
+        states, without which late interaction is left out; `world`: what may be found (default: everything)."""
+        found = self.index.search(vectors, self.settings.dense_candidates, world.keys if world else None)
         states: Sequence[TokenStates | None] = tokens or [None] * len(questions)
         each = zip(questions, vectors, found, states, strict=True)
-        return [self._score(question, vector, keys, token) for question, vector, keys, token in each]
+        return [self._score(question, vector, keys, token, world=world) for question, vector, keys, token in each]
 
     def score_left_out(
         self,
@@ -115,7 +139,7 @@ class Scorer:
     ) -> Candidates:
         """Candidates of a question as if the keys `without`, all of `atom`, were not in the store. Documents
         hold no question, so late interaction has nothing to leave out."""
-        keys = search_index(self.index, vector[None], self.settings.dense_candidates + len(without))[0]
+        keys = self.index.search(vector[None], self.settings.dense_candidates + len(without))[0]
         keys = keys[~np.isin(keys, list(without))]
         return self._score(question, vector, keys, tokens, atom, without)
 
@@ -127,11 +151,16 @@ class Scorer:
         tokens: TokenStates | None,
         atom: int = -1,
         without: frozenset[int] = frozenset(),
+        world: World | None = None,
     ) -> Candidates:
         replaced = (atom, self.document(atom, without)) if without else None
-        lexical = self.lexical.score(question, replaced)
+        lexical = self.lexical.score(question, replaced, world.collection if world else None)
+        if world is not None:
+            lexical[~world.allowed] = 0
         candidates = np.union1d(self.positions[keys[keys >= 0]], _largest(lexical, self.settings.lexical_candidates))
         candidates = candidates.astype(np.int64)
+        if world is not None:  # whatever found them
+            candidates = candidates[world.allowed[candidates]]
         counts = self._starts[candidates + 1] - self._starts[candidates]
         if without:
             counts[candidates == atom] -= len(without)
@@ -150,7 +179,7 @@ class Scorer:
         fused = (1 - share) * dense_max + share * dense_mean + self.settings.lexical_weight * lexical[candidates]
         late, rival = None, RIVAL_SCORE
         if self.late is not None and tokens is not None:
-            late = self.late.score(tokens, candidates)
+            late = self.late.score(tokens, candidates, world.rarities if world else None)
             fused = fused + self.settings.late_weight * late
             rival += self.settings.late_weight * RIVAL_LATE
         order = np.lexsort((candidates, -fused))
@@ -180,6 +209,5 @@ def check_keys(embeddings: np.ndarray, positions: np.ndarray, texts: Sequence[st
 
 def _largest(scores: np.ndarray, count: int) -> np.ndarray:
     """Numbers of the `count` largest scores above zero."""
-    some = count < len(scores)
-    numbers = np.argpartition(-scores, count)[:count] if some else np.arange(len(scores))
-    return numbers[scores[numbers] > 0]
+    numbers = np.flatnonzero(scores)
+    return numbers[np.argpartition(-scores[numbers], count)[:count]] if count < len(numbers) else numbers

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -16,7 +18,7 @@ class RouterSettings(BaseModel):
     It was chosen on people's questions about the sample corpus and about eight SQuAD articles by sentence and
     by passage, of which recall@1 stays within .01 of its best between 1.5 and 3.
     `dense_candidates`/`lexical_candidates`: keys, respectively atoms, that each side puts up for exact
-    scoring.
+    scoring. `index`: how keys are searched, by their number where it is auto (see `atomlora.router.index`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -29,3 +31,4 @@ class RouterSettings(BaseModel):
     late_weight: float = Field(default=2.0, ge=0.0)
     dense_candidates: int = Field(default=96, ge=1)
     lexical_candidates: int = Field(default=32, ge=0)
+    index: Literal["auto", "flat", "hnsw", "ivf", "ivfpq"] = "auto"

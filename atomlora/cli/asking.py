@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from atomlora.cli import options, render
+from atomlora.cli import filters, options, render
 from atomlora.cli.batches import ask_file, stream_answer
 from atomlora.errors import UsageError
 
@@ -29,6 +29,8 @@ from atomlora.errors import UsageError
 @options.on_conflict_option
 @options.interference_option
 @options.steady_option
+@filters.filter_options
+@options.at_option
 @options.json_option
 def ask(store: Path | str, question: str | None, batch: Path | None, stream: bool, as_json: bool, **how: Any) -> None:
     """Answer a question from a store.
@@ -37,8 +39,11 @@ def ask(store: Path | str, question: str | None, batch: Path | None, stream: boo
     """
     check_ask(question, batch, stream, as_json)
     asked = None if question is None else options.read_question(question)
-    opening = {name: how.pop(name) for name in ("base", "device", "on_conflict", "interference", "steady")}
+    where = filters.take_filter(how)
+    opening = {name: how.pop(name) for name in ("base", "device", "on_conflict", "interference", "steady", "version")}
     with options.open_model(store, **opening) as model:
+        filters.note_if_nothing_passes(model, where)
+        how["where"] = where
         if batch is not None:
             ask_file(model, batch, how, as_json)
         elif stream:
@@ -51,16 +56,19 @@ def ask(store: Path | str, question: str | None, batch: Path | None, stream: boo
 @options.store_argument
 @click.argument("question")
 @options.top_k_option
+@filters.filter_options
+@options.at_option
 @options.json_option
-def route(store: Path | str, question: str, top_k: int, as_json: bool) -> None:
+def route(store: Path | str, question: str, top_k: int, version: str | None, as_json: bool, **chosen: Any) -> None:
     """Show which atoms matter to a question.
 
     QUESTION may be - to read it from standard input. Needs no base model.
     """
-    asked = options.read_question(question)
-    with options.open_model(store, None, "auto") as model:
-        routed = model.route(asked, top_k)
-        atoms = [model.answer_atom(atom) for atom in routed.atoms]
+    asked, where = options.read_question(question), filters.take_filter(chosen)
+    with options.open_model(store, None, "auto", version=version) as model:
+        filters.note_if_nothing_passes(model, where)
+        routed = model.route(asked, top_k, where)
+        atoms = [model.answer_atom(atom, where) for atom in routed.atoms]
     render.route(routed, atoms, as_json)
 
 

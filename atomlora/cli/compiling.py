@@ -28,6 +28,7 @@ from atomlora.cli import options
 )
 @click.option("--type", "kind", type=click.Choice(["behaviour"]), help="What --examples make.  [default: behaviour]")
 @click.option("--mount", metavar="always|label:NAME", help="When a behaviour is mounted.  [default: always]")
+@click.option("--tenant", metavar="NAME", help="Whose documents SRC are; those of others stay.  [default: everybody's]")
 @click.option("--question-writer", metavar="auto|none|base|DIR", help="Who writes questions.  [default: auto]")
 @click.option("--rank", type=int, help="Rank of an atom's adapter.")
 @click.option("--alpha", type=float, help="Its alpha: deltas are scaled by alpha / rank.")
@@ -47,6 +48,7 @@ def compile_command(
     examples: tuple[str, ...],
     kind: str | None,
     mount: str | None,
+    tenant: str | None,
     device: str,
     as_json: bool,
     **chosen: Any,
@@ -59,7 +61,8 @@ def compile_command(
     from atomlora.cli.progress import compile_shown, show_report
     from atomlora.cli.settings import behaviour_files, compile_settings
 
-    files = behaviour_files(src, examples, kind, mount)
+    files = behaviour_files(src, examples, kind, mount, tenant)
     settings = compile_settings(**chosen)
     how = {"base": base, "questions": questions, "device": device, "examples": files, "mount": mount or "always"}
+    how["tenant"] = tenant
     show_report(compile_shown(src, store, settings, **how), as_json)

@@ -126,7 +126,8 @@ def _lines(atom: Atom, facts: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _place(place: Provenance) -> str:
     page = f" (page {place.page})" if place.page is not None else ""
-    return f"{place.source}:{place.start}-{place.end}{page}"
+    tenant = f" (tenant {place.tenant})" if place.tenant is not None else ""
+    return f"{place.source}:{place.start}-{place.end}{page}{tenant}"
 
 
 def _source(atom: Atom) -> str:

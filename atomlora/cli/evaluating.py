@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from atomlora.cli import options
+from atomlora.cli import filters, options
 
 SHARE = click.FloatRange(0, 1)
 MODES = "none,text,full,atoms,both,extract"
@@ -38,6 +38,7 @@ MODES = "none,text,full,atoms,both,extract"
 @click.option("--predictions", type=click.Path(path_type=Path), help="Write every answer to this jsonl file.")
 @click.option("--record", is_flag=True, help="Keep the scores with the version; atomlora log shows how they moved.")
 @options.steady_option
+@filters.tenant_option
 @options.at_option
 @options.model_options
 @options.json_option
@@ -63,6 +64,7 @@ def eval_command(
     from atomlora.cli.regressions import check_options, run_regression
     from atomlora.cli.scores import record_scores, require_recordable, run_evaluation, show_scores
 
+    how["where"] = filters.take_filter(how)
     limits = check_options(regression, record, how)
     with options.open_model(store, base, device, version=version, steady=steady) as model:
         if limits is not None:

@@ -34,7 +34,9 @@ def check_options(regression: bool, record: bool, how: dict[str, Any]) -> Limits
         raise UsageError(f"--{'record' if record else 'documents'} is of no use with --regression")
     from atomlora.regression import Limits
 
-    for name in ("modes", "documents", "batch_size"):
+    if how["where"] is not None:
+        raise UsageError("--tenant is of no use with --regression")
+    for name in ("modes", "documents", "batch_size", "where"):
         how.pop(name)
     return Limits(**given)
 

@@ -21,6 +21,7 @@ from atomlora.store import Evaluation, EvaluationFolder, Store
 
 if TYPE_CHECKING:
     from atomlora.model import AtomLoRA
+    from atomlora.router import RouteFilter
 
 
 def run_evaluation(
@@ -34,6 +35,7 @@ def run_evaluation(
     top_k: int,
     max_new_tokens: int,
     batch_size: int,
+    where: RouteFilter | None = None,
 ) -> EvalReport:
     """Evaluate with a progress bar on stderr; mistakes in the input are found before anything is asked."""
     wanted = parse_modes(modes)
@@ -49,6 +51,7 @@ def run_evaluation(
             batch_size=batch_size,
             documents=texts,
             documents_name=str(documents),
+            where=where,
             on_answer=on_answer,
         )
 

@@ -45,11 +45,13 @@ def compile_settings(
 
 
 def behaviour_files(
-    src: Sequence[Path], examples: Sequence[str], kind: str | None, mount: str | None
+    src: Sequence[Path], examples: Sequence[str], kind: str | None, mount: str | None, tenant: str | None
 ) -> list[Path] | None:
     """The files of --examples; None where the store's behaviours stay. UsageError for what does not go together."""
     if not src and not examples:
         raise UsageError("nothing to compile; give SRC (documents), or --examples FILE")
+    if tenant is not None and (examples or not src or not tenant.strip()):
+        raise UsageError("--tenant NAME says whose documents SRC are; behaviours (--examples) are every tenant's")
     if not examples and (kind or mount):
         raise UsageError(f"{'--type' if kind else '--mount'} is of no use without --examples FILE")
     if "none" in examples and (len(examples) > 1 or mount):

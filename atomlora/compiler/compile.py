@@ -12,7 +12,15 @@ import numpy as np
 from atomlora.atom import Atom, digest_json
 from atomlora.bases import EMBEDDED_BASE, load_base
 from atomlora.compiler.behaviours import as_before, kept_drafts, train_behaviours
-from atomlora.compiler.drafts import BEHAVIOUR, Draft, assign_user_questions, drafts_from, reuse
+from atomlora.compiler.drafts import (
+    BEHAVIOUR,
+    Draft,
+    assign_user_questions,
+    drafts_from,
+    of_others,
+    reuse,
+    united,
+)
 from atomlora.compiler.examples import behaviour_drafts
 from atomlora.compiler.one_adapter import train_one_adapter
 from atomlora.compiler.progress import CompileProgress, CompileReport, FailedAtom, Teller
@@ -45,6 +53,7 @@ def compile_corpus(
     questions: Path | None = None,
     examples: Sequence[Path] | None = None,
     mount: str = "always",
+    tenant: str | None = None,
     device: str = "auto",
     on_progress: Listener | None = None,
 ) -> CompileReport:
@@ -54,6 +63,8 @@ def compile_corpus(
     by an interrupted run) are kept and not trained again. `examples` are files of examples, each of which makes a
     behaviour atom, mounted as `mount` says (`always` or `label:NAME`). Without sources the version's atoms of
     documents stay as they are, without `examples` its behaviours do; an empty list of examples takes them away.
+    `tenant`: whose documents the sources are (default: everybody's); those of others stay as they are, and give the
+    settings that shape atoms.
     Nothing of the version before is touched until the last step, the commit. Raises InputError, UsageError,
     BaseModelError or StoreError; after Ctrl-C the same call resumes.
     """
@@ -64,16 +75,18 @@ def compile_corpus(
     with Store.writer(Path(store)) as writer:
         loaded = load_base(base, device)
         current = _current(Path(store)) if writer.head else []
-        if not sources and writer.head:
-            settings = as_before(writer.head, settings, loaded)
+        staying = of_others(current, tenant) if sources else [a for a in current if a.type != BEHAVIOUR]
+        shaped = writer.head if staying or not sources else None
+        if shaped is not None:
+            settings = as_before(shaped, settings, loaded)
         question_writer = writer_for(settings.question_writer, loaded.model, loaded.tokenizer)
         embedder = load_embedder(settings.embedder)
         targets = resolve_targets(loaded.model, settings.adapter)
         recipe = digest_json([settings.recipe(), question_writer.digest, settings.max_questions])
-        if not sources and writer.head:
-            recipe = writer.head.recipe
+        if shaped is not None and not sources:
+            recipe = shaped.recipe
 
-        drafts = drafts_from(passages)
+        drafts = drafts_from(passages, tenant)
         user = assign_user_questions(drafts, given, str(questions)) if given else {}
         kept = reuse(drafts, user, writer.finished(), loaded.fingerprint, recipe)
         drafts = _with_questions(drafts, user, kept, question_writer, settings, teller)
@@ -82,8 +95,7 @@ def compile_corpus(
         trained = session.train({i: d for i, d in enumerate(drafts) if i not in kept}, writer)
 
         atoms = [kept[i] if i in kept else trained[i] for i in range(len(drafts))]
-        atoms += [] if sources else [atom for atom in current if atom.type != BEHAVIOUR]
-        knowledge = list({atom.id: atom for atom in atoms}.values())
+        knowledge = united([*atoms, *staying])
         taught = kept_drafts(current) if taught is None else taught
         behaviours = train_behaviours(taught, session, writer, knowledge)
         atoms = [*knowledge, *behaviours.atoms]

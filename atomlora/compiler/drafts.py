@@ -44,8 +44,9 @@ def draft_of(atom: Atom) -> Draft:
     return Draft(atom.type, atom.title, atom.text, atom.headings, atom.labels, places, atom.questions, atom.mount)
 
 
-def drafts_from(passages: Iterable[Passage]) -> list[Draft]:
-    """One draft per distinct (title, text, headings), in order of first appearance."""
+def drafts_from(passages: Iterable[Passage], tenant: str | None = None) -> list[Draft]:
+    """One draft per distinct (title, text, headings), in order of first appearance; `tenant`: whose documents they
+    are."""
     drafts: dict[tuple[str, str, tuple[str, ...]], Draft] = {}
     for p in passages:
         place = Provenance(
@@ -56,6 +57,7 @@ def drafts_from(passages: Iterable[Passage]) -> list[Draft]:
             page=p.page,
             date=p.date,
             date_origin=p.date_origin,
+            tenant=tenant,
         )
         draft = Draft(p.kind, p.title, p.text, p.headings, tuple(sorted(p.labels)), (place,))
         known = drafts.get(draft.key)
@@ -106,18 +108,18 @@ def reuse(
     are taken over, so that nothing is written or trained again; its title too, where the very same file was renamed
     and has no title but its name."""
     by_key: dict[tuple[str, str, tuple[str, ...]], list[Atom]] = {}
-    renamed: dict[tuple[str, int, str, tuple[str, ...]], list[tuple[str, Atom]]] = {}
+    renamed: dict[tuple[str | None, str, int, str, tuple[str, ...]], list[tuple[str, Atom]]] = {}
     for atom in finished.values():
         by_key.setdefault((atom.title, atom.text, atom.headings), []).append(atom)
         for place in atom.provenances:
-            bytes_there = (place.source_sha256, place.start, atom.text, atom.headings)
+            bytes_there = (place.tenant, place.source_sha256, place.start, atom.text, atom.headings)
             renamed.setdefault(bytes_there, []).append((place.source, atom))
     kept: dict[int, Atom] = {}
     places: dict[str, tuple[Provenance, ...]] = {}
     for index, draft in enumerate(drafts):
         wanted = [(q.text, q.answer) for q in user.get(index, ())]
         first = draft.provenances[0]
-        same_bytes = renamed.get((first.source_sha256, first.start, draft.text, draft.headings), ())
+        same_bytes = renamed.get((first.tenant, first.source_sha256, first.start, draft.text, draft.headings), ())
         elsewhere = [atom for source, atom in same_bytes if source != first.source]
         for atom in (*by_key.get(draft.key, ()), *elsewhere):
             own = [(q.text, q.answer) for q in atom.questions if q.kind == "user"]
@@ -130,3 +132,24 @@ def reuse(
                 break
     # A copy under another name is the same atom, and it stands in both.
     return {i: atom.model_copy(update={"provenances": places[atom.id]}) for i, atom in kept.items()}
+
+
+def of_others(atoms: Sequence[Atom], tenant: str | None) -> list[Atom]:
+    """What a version holds of documents that are not this tenant's: each such atom, at the places of the others."""
+    kept = []
+    for atom in atoms:
+        places = tuple(place for place in atom.provenances if place.tenant != tenant)
+        if atom.type != BEHAVIOUR and places:
+            kept.append(atom.model_copy(update={"provenances": places}))
+    return kept
+
+
+def united(atoms: Iterable[Atom]) -> list[Atom]:
+    """The atoms, each once, with all places and labels under which it comes."""
+    found: dict[str, Atom] = {}
+    for atom in atoms:
+        known = found.get(atom.id, atom)
+        places = tuple(dict.fromkeys((*known.provenances, *atom.provenances)))
+        labels = tuple(sorted({*known.labels, *atom.labels}))
+        found[atom.id] = known.model_copy(update={"provenances": places, "labels": labels})
+    return list(found.values())

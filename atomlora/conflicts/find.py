@@ -11,7 +11,7 @@ from atomlora.conflicts.compare import Contradiction, Statement, contradiction
 from atomlora.conflicts.newest import latest, newest
 from atomlora.conflicts.records import ConflictRecord, Side
 from atomlora.metrics import contains
-from atomlora.router.index import build_index, search_index
+from atomlora.router.index import KeyIndex, index_kind
 
 NEIGHBOURS = 8
 LEAST_COSINE = 0.5  # of the embeddings of two atoms' texts; a changed policy in other words has .84
@@ -28,7 +28,9 @@ def find_conflicts(atoms: Sequence[Atom], texts: np.ndarray, first_seen: FirstSe
         for atom in atoms
     ]
     found = [
-        (i, j, one) for i, j in _neighbours(texts) if (one := contradiction(statements[i], statements[j])) is not None
+        (i, j, one)
+        for i, j in _neighbours(texts)
+        if _meet(atoms[i], atoms[j]) and (one := contradiction(statements[i], statements[j])) is not None
     ]
     if not found:
         return []
@@ -36,11 +38,16 @@ def find_conflicts(atoms: Sequence[Atom], texts: np.ndarray, first_seen: FirstSe
     return [_record(atoms[i], atoms[j], one, seen) for i, j, one in found]
 
 
+def _meet(a: Atom, b: Atom) -> bool:
+    """Whether anybody's question can be routed to both: what two tenants say of the same thing is no conflict."""
+    return bool(a.tenants & b.tenants) or None in a.tenants | b.tenants
+
+
 def _neighbours(texts: np.ndarray) -> Iterator[tuple[int, int]]:
     """Pairs (i < j) of which one is among the other's nearest, each once."""
     if len(texts) < 2:
         return
-    near = search_index(build_index(texts), texts, min(NEIGHBOURS + 1, len(texts)))
+    near = KeyIndex(texts, index_kind(len(texts))).search(texts, NEIGHBOURS + 1)
     rows = np.repeat(np.arange(len(texts)), near.shape[1])
     columns = near.ravel()
     valid = (columns >= 0) & (columns != rows)

@@ -10,7 +10,7 @@ from atomlora.golden import GoldenQuestion
 from atomlora.interference.lab import wordings
 from atomlora.interference.stacking import Asked
 from atomlora.metrics import contains
-from atomlora.router import Router
+from atomlora.router import EVERYTHING, Router
 
 ROUTED = 16  # candidates of a question that are kept
 
@@ -40,8 +40,10 @@ def golden_questions(golden: Sequence[GoldenQuestion], atoms: Sequence[Atom], li
 
 def routed_questions(questions: Sequence[tuple[str, int, str]], router: Router, atoms: Sequence[Atom]) -> list[Asked]:
     """The questions with the gates of all that the router finds beside their atom, abstaining and floor left out."""
+    if not questions:
+        return []
     number = {atom.id: at for at, atom in enumerate(atoms)}
-    routes = open_routes(router).route_batch([question for question, _, _ in questions], ROUTED) if questions else []
+    routes = open_routes(router).route_batch([question for question, _, _ in questions], ROUTED, EVERYTHING)
     return [
         Asked(
             question=question,

@@ -21,6 +21,7 @@ from atomlora.interference.records import InterferenceRecords
 from atomlora.interference.stacking import KS, StackedRecall, stacked_recall, stacks_of
 from atomlora.interference.unseen_questions import UNSEEN_QUESTIONS
 from atomlora.metrics import bootstrap_interval, mean
+from atomlora.router import EVERYTHING
 from atomlora.settings import InterferenceSettings
 
 if TYPE_CHECKING:
@@ -208,7 +209,7 @@ def _off_topic(
     number = {atom.id: at for at, atom in enumerate(atoms)}
     each = min(settings.wrong_atoms, len(atoms))
     wrong = [Stack.at_one(atom) for atom in wrong_atoms(len(atoms), len(questions), each, settings.seed)]
-    routes = model.router.route_batch(questions, TOP_K)
+    routes = model.router.route_batch(questions, TOP_K, EVERYTHING)
     routed = [_led(number, route) for route in routes]
     placed = lab.mount_for(atoms, lambda atom: model.store.weights(atom.id), [*wrong, *routed])
     picks = [*(at // each for at in range(len(wrong))), *range(len(questions))]

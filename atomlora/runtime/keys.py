@@ -10,11 +10,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from atomlora.atom import Atom
+from atomlora.atom import Atom, Provenance
 from atomlora.errors import BaseModelError, StoreError
 
 if TYPE_CHECKING:
-    from atomlora.router import Embedder, Router, RouterSettings
+    from atomlora.router import AtomAttributes, Embedder, Place, RouteFilter, Router, RouterSettings
     from atomlora.store import Store
 
 # In the store's cache folder: token states for late interaction, which compiling may make ahead
@@ -26,20 +26,21 @@ def store_keys(atoms: Sequence[Atom]) -> list[tuple[int, str]]:
     `atomlora.router.key_texts`.
 
     A store keeps the keys' embeddings only, in this order; their texts follow from the catalogue. An atom's
-    neighbours are those before and after it in the document of its first provenance. Atoms that are not routed have
-    no keys.
+    neighbours are those before and after it in the document of its first provenance; one whose text stands in the
+    documents of several tenants has none, for they would show one tenant's text in the scores of another. Atoms that
+    are not routed have no keys.
     """
     from atomlora.router import key_texts
 
     places = sorted(
-        (atom.provenances[0].source, atom.provenances[0].start, position)
+        (_document(atom), atom.provenances[0].start, position)
         for position, atom in enumerate(atoms)
-        if atom.provenances and atom.mount == "routed"
+        if atom.provenances and atom.mount == "routed" and len(atom.tenants) == 1
     )
     before: dict[int, str] = {}
     after: dict[int, str] = {}
-    for (source, _, first), (next_source, _, second) in pairwise(places):
-        if source == next_source:
+    for (document, _, first), (next_document, _, second) in pairwise(places):
+        if document == next_document:
             after[first], before[second] = atoms[second].text, atoms[first].text
     return [
         (position, text)
@@ -54,6 +55,33 @@ def store_keys(atoms: Sequence[Atom]) -> list[tuple[int, str]]:
             after.get(position, ""),
         )
     ]
+
+
+def _document(atom: Atom) -> tuple[str, str]:
+    """Whose document an atom's text stands in first, and which."""
+    return atom.provenances[0].tenant or "", atom.provenances[0].source
+
+
+def store_attributes(atoms: Sequence[Atom]) -> list[AtomAttributes]:
+    """What each atom can be filtered by."""
+    from atomlora.router import AtomAttributes
+
+    return [AtomAttributes(atom.labels, tuple(place_of(place) for place in atom.provenances)) for atom in atoms]
+
+
+def place_of(provenance: Provenance) -> Place:
+    """A provenance as the router's filters see it."""
+    from atomlora.router import Place
+
+    return Place(provenance.source, provenance.date, provenance.tenant)
+
+
+def seen_place(atom: Atom, where: RouteFilter | None) -> Provenance | None:
+    """The first place of an atom's text that the filter (default: of no tenant) admits."""
+    from atomlora.router import RouteFilter
+
+    admitted = where or RouteFilter()
+    return next((place for place in atom.provenances if admitted.admits(place_of(place))), None)
 
 
 def store_documents(atoms: Sequence[Atom]) -> list[str]:
@@ -106,7 +134,7 @@ def open_router(
         Calibration.model_validate(manifest.calibration) if manifest.calibration else None,
         settings,
         cache=cache,
-        stamp=store.version,
         documents=store_documents(atoms),
         token_cache=token_cache,
+        attributes=store_attributes(atoms),
     )

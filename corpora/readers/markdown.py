@@ -16,6 +16,8 @@ _FRONT_TITLE = re.compile(r"^title:\s*[\"']?(.+?)[\"']?\s*$", re.MULTILINE)
 _FRONT_DATE = re.compile(
     r"^(?:updated|last_?mod(?:ified)?|modified|effective|date):\s*[\"']?(.+?)[\"']?\s*$", re.M | re.I
 )
+_FRONT_LABELS = re.compile(r"^(?:labels|tags):[ \t]*(.*(?:\n[ \t]*-[ \t].*)*)", re.M | re.I)
+_FRONT_LABEL_END = re.compile(r"\n[ \t]*-[ \t]|,")
 _TAG = re.compile(r"<!--.*?-->|<[^>]*>", re.DOTALL)
 
 
@@ -25,10 +27,11 @@ def read(data: bytes, source: str) -> Iterator[Document]:
 
 
 def parse(text: str, source: str, data: bytes, title: str = "", labels: tuple[str, ...] = ()) -> Document:
-    """The document of a Markdown `text`; front matter gives nothing but title and date."""
-    builder = DocumentBuilder(source, data, "text/markdown", labels)
-    builder.title = title
+    """The document of a Markdown `text`; front matter gives nothing but title, date and labels (or tags)."""
     front = _FRONT_MATTER.match(text)
+    own = _front_labels(front.group(1)) if front else ()
+    builder = DocumentBuilder(source, data, "text/markdown", tuple(dict.fromkeys((*labels, *own))))
+    builder.title = title
     if front:
         named = _FRONT_TITLE.search(front.group(1))
         builder.title = title or (named.group(1) if named else "")
@@ -37,6 +40,12 @@ def parse(text: str, source: str, data: bytes, title: str = "", labels: tuple[st
         text = text[front.end() :]
     _add_tokens(builder, MarkdownIt("commonmark").enable("table").parse(text))
     return builder.build()
+
+
+def _front_labels(front: str) -> tuple[str, ...]:
+    """The labels of a front matter: `[a, b]`, `a, b`, or a list of one a line."""
+    parts = [part for found in _FRONT_LABELS.findall(front) for part in _FRONT_LABEL_END.split(found)]
+    return tuple(label for part in parts if (label := part.strip("- \t[]\"'")))
 
 
 def _add_tokens(builder: DocumentBuilder, tokens: list[Token]) -> None:

@@ -47,7 +47,7 @@ def test_table(run, store, golden):
 
 
 def test_scores_are_means_of_what_was_answered(model, golden, monkeypatch):
-    def ask_batch(self, questions, mode, top_k, max_new_tokens):
+    def ask_batch(self, questions, mode, top_k, max_new_tokens, where=None):
         facts = {"confidence": 0.5, "mode": mode, "latency_ms": 10.0, "prompt_tokens": 7}
         texts = ["at nine", "nobody", "slate", "the plums"]
         return [

@@ -1,7 +1,5 @@
 """Routing from question to atoms, with an instant stand-in embedder and once with the real one."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -149,14 +147,6 @@ def test_keys_that_do_not_fit_are_refused() -> None:
         Router(EMBEDDER, vectors, positions, ids[:-1], TEXTS)
     with pytest.raises(StoreError, match="float32"):
         Router(EMBEDDER, vectors.astype(np.float64), positions, ids, TEXTS)
-
-
-def test_routes_are_the_same_from_a_cached_index_and_from_a_broken_one(tmp_path: Path) -> None:
-    path = tmp_path / "keys.faiss"
-    want = make_router(cache=path).route("oak barge")
-    assert make_router(cache=path).route("oak barge") == want
-    path.write_bytes(path.read_bytes()[:-9])
-    assert make_router(cache=path).route("oak barge") == want
 
 
 def test_lexical_score_is_the_share_accounted_for() -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from atomlora.errors import StoreError
-from atomlora.runtime.keys import open_router, store_keys
+from atomlora.runtime.keys import open_router, store_attributes, store_keys
 
 
 def test_keys_name_neighbours_in_the_same_document(world):
@@ -25,3 +25,29 @@ def test_keys_of_other_texts_are_refused(world, opened):
     atoms = [*world.atoms[:3], atom]
     with pytest.raises(StoreError, match="keys do not fit"):
         open_router(opened.store, atoms, embedder=world.embedder)
+
+
+def owned(atom, *tenants, source="ferry.md"):
+    place = atom.provenances[0]
+    places = tuple(place.model_copy(update={"tenant": tenant, "source": source}) for tenant in tenants)
+    return atom.model_copy(update={"provenances": places})
+
+
+def test_no_key_holds_the_text_of_another_tenant(world):
+    """Two tenants have a file of the same name, and one sentence stands in both."""
+    mine = [owned(world.atoms[0], "acme"), owned(world.atoms[1], "acme")]
+    theirs = [owned(world.atoms[2], "globex"), owned(world.atoms[3], "acme", "globex")]
+    keys = store_keys([*mine, *theirs])
+    assert any(mine[1].text in text for position, text in keys if position == 0)
+    for position, text in keys:
+        if position > 1:
+            assert not any(atom.text in text for atom in mine)
+        if position != 2:
+            assert theirs[0].text not in text
+
+
+def test_attributes_are_the_places_and_labels_of_each_atom(world):
+    atom = owned(world.atoms[0], "acme", None).model_copy(update={"labels": ("harbour",)})
+    (found,) = store_attributes([atom])
+    assert found.labels == ("harbour",)
+    assert [(place.source, place.tenant) for place in found.places] == [("ferry.md", "acme"), ("ferry.md", None)]

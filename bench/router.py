@@ -1,0 +1,310 @@
+"""How well and how fast the router finds the right atoms, and whether it knows when there are none.
+
+    python bench/router.py [--json] [--plot DIR] [--parts quality,scale] [--sets sample,squad,tofu,phantomwiki]
+                           [--data DIR] [--store STORE] [--work DIR] [--limit N] [--written N] [--sizes 1000,…,1000000]
+
+quality: on each set (bench/router_sets.py), next to FAISS Flat over MiniLM vectors of the passages and of the router's
+own keys (a flat softmax over its cosines as weights), and BM25 over passages and over atoms. recall@k: a right atom is
+among the first k; passage@k: an atom of its passage, or the passage, is. Refusing is measured on as many foreign
+questions (half about the real world, half from the other sets) as answerable ones: the router by its own threshold,
+the rivals by the threshold that stops 95 % of the general questions (as the router's is found), and all of them by
+the threshold that would have been best. ECE: of the gates of routed atoms, and of the confidence.
+
+scale: bench/router_scale.py. Real keys are those of the sets that are there, or of the sample corpus.
+"""
+
+# ruff: noqa: E402
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+# transformers probes for a package called `kernels`, which the benchmark of that name must not answer.
+sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).resolve().parent]
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import argparse
+import importlib.util
+import json
+import platform
+import resource
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+
+from atomlora.bases import cache_folder
+from atomlora.corpora import sample_path
+from atomlora.errors import AtomLoraError
+from atomlora.metrics import bootstrap_interval
+from atomlora.router import GENERAL_QUESTIONS, Router, RouterSettings, fit_calibration, load_embedder
+from atomlora.router.calibrate import stopping_threshold
+from atomlora.router.logistic import calibration_error
+
+
+def beside(name: str) -> ModuleType:
+    """Another file of this folder, which is no longer searched."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+sets, rivals, scale = beside("router_sets"), beside("router_rivals"), beside("router_scale")
+Ranked, TOP = rivals.Ranked, rivals.TOP
+PARTS = ("quality", "scale")
+ALPHA = 0.05
+
+
+class Routed:
+    """The router itself, in the rivals' shape: without silence, so that its ranking shows for every question."""
+
+    name, passages = "router", False
+
+    def __init__(self, found: Any, inputs: Any, settings: RouterSettings) -> None:
+        texts = [text for _, text in found.keys]
+        positions = np.array([position for position, _ in found.keys], np.int32)
+        kinds = {text for atom in found.atoms for text in (question.text for question in atom.questions)}
+        cache = inputs.work / f"{found.name}.tokens"
+        how = {"documents": found.documents, "token_cache": cache}
+        calibration = fit_calibration(
+            inputs.embedder,
+            found.embeddings,
+            positions,
+            texts,
+            settings,
+            questions=np.array([text in kinds for text in texts]),
+            alpha=ALPHA,
+            **how,
+        )
+        open_settings = settings.model_copy(update={"top_k": TOP, "abstain": False, "min_weight": 0.0})
+        ids = [atom.id for atom in found.atoms]
+        self.router = Router(
+            inputs.embedder, found.embeddings, positions, ids, texts, calibration, open_settings, **how
+        )
+        self._number = {atom_id: number for number, atom_id in enumerate(ids)}
+
+    def rank(self, question: str) -> Any:
+        """The route."""
+        route = self.router.route(question)
+        numbers = [self._number[atom.id] for atom in route.atoms]
+        return Ranked(numbers, [atom.weight for atom in route.atoms], route.confidence)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the keys' vectors and of the token states."""
+        late = self.router.scorer.late
+        return int(self.router.scorer.embeddings.nbytes + (late.states.nbytes if late is not None else 0))
+
+
+def contenders(found: Any, inputs: Any) -> list[Any]:
+    """The router and its rivals over one set."""
+    embedder = inputs.embedder
+    positions = np.array([position for position, _ in found.keys])
+    own = [np.flatnonzero(positions == number) for number in range(len(found.atoms))]
+    joined = ["\n".join(found.keys[key][1] for key in some) for some in own]
+    passages = sets.embedded(found.passages, inputs, found.name)
+    return [
+        Routed(found, inputs, RouterSettings()),
+        rivals.FlatCosine("minilm-passages", embedder, passages, np.arange(len(passages)), True),
+        rivals.FlatCosine("minilm-keys", embedder, found.embeddings, positions, False),
+        rivals.Lexical("bm25-passages", found.passages, True),
+        rivals.Lexical("bm25-keys", joined, False),
+    ]
+
+
+def measure(found: Any, foreign: Sequence[str], inputs: Any) -> dict[str, Any]:
+    """Every contender's figures on one set."""
+    many = min(len(found.asked), len(foreign)) if foreign else 0
+    foreign = list(foreign)[:many]
+    systems, rows = contenders(found, inputs), []
+    for number, (contender, (ranked, times)) in enumerate(zip(systems, in_turns(systems, found.asked), strict=True)):
+        tell(f"{found.name}: {contender.name} ({number + 1}/{len(systems)})")
+        row = {"system": contender.name, "unit": "passage" if contender.passages else "atom"}
+        row |= recalls(found, contender, ranked) | scale.latencies(times) | {"size_bytes": contender.size_bytes}
+        if many:
+            inside = [ranked[n * len(ranked) // many].sure for n in range(many)]
+            outside = [contender.rank(question).sure for question in foreign]
+            row["refusing"] = refusing(contender, np.array(inside), np.array(outside))
+        rows.append(row)
+    return {
+        "set": found.name,
+        "atoms": len(found.atoms),
+        "passages": len(found.passages),
+        "keys": len(found.keys),
+        "questions": len(found.asked),
+        "foreign": many,
+        "keys_of_questions": sum(len(atom.questions) for atom in found.atoms),
+        "systems": rows,
+    }
+
+
+def in_turns(systems: Sequence[Any], asked: Sequence[Any]) -> list[tuple[list[Any], list[float]]]:
+    """What each system makes of every question, and its milliseconds; they take turns question by question."""
+    found: list[tuple[list[Any], list[float]]] = [([], []) for _ in systems]
+    for contender in systems:
+        contender.rank("warm up")
+    for one in asked:
+        for contender, (ranked, times) in zip(systems, found, strict=True):
+            start = time.perf_counter()
+            ranked.append(contender.rank(one.question))
+            times.append((time.perf_counter() - start) * 1e3)
+    return found
+
+
+def recalls(found: Any, contender: Any, ranked: Sequence[Any]) -> dict[str, Any]:
+    """recall@k by atom and by passage, and the calibration error of the weights."""
+    row: dict[str, Any] = {}
+    for k in (1, 4, TOP):
+        by_passage, by_atom = [], []
+        for one, result in zip(found.asked, ranked, strict=True):
+            first = result.numbers[:k]
+            of = set(first) if contender.passages else {int(found.passage_of[number]) for number in first}
+            by_passage.append(float(bool(of & one.passages)))
+            by_atom.append(float(bool(set(first) & one.atoms)))
+        row[f"passage_at_{k}"] = float(np.mean(by_passage))
+        if not contender.passages:
+            row[f"recall_at_{k}"] = float(np.mean(by_atom))
+        if k == 1:
+            row["passage_at_1_interval"] = bootstrap_interval(by_passage)
+    if not contender.passages and ranked and ranked[0].weights is not None:
+        weights = np.array([w for result in ranked for w in result.weights])
+        pairs = zip(found.asked, ranked, strict=True)
+        right = np.array([number in one.atoms for one, result in pairs for number in result.numbers])
+        row["weights_ece"] = calibration_error(weights, right)
+    return row
+
+
+def refusing(contender: Any, inside: np.ndarray, outside: np.ndarray) -> dict[str, float]:
+    """Refusing on the half and half mix."""
+    if isinstance(contender, Routed):
+        threshold = contender.router.calibration.threshold
+    else:
+        general = np.array([contender.rank(question).sure for question in GENERAL_QUESTIONS])
+        threshold = stopping_threshold(general, ALPHA)
+    row = {
+        "threshold": threshold,
+        **rivals.refusal(inside < threshold, outside < threshold),
+        "best_f1": rivals.best_refusal(inside, outside),
+        "auroc": rivals.roc_area(inside, outside),
+    }
+    if isinstance(contender, Routed):
+        labels = np.arange(len(inside) + len(outside)) < len(inside)
+        row["confidence_ece"] = calibration_error(np.concatenate([inside, outside]), labels)
+    return row
+
+
+def tell(line: str) -> None:
+    """Progress goes to stderr."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Both parts."""
+    torch.set_num_threads(1)
+    embedder = load_embedder()
+    inputs = sets.Inputs(arguments.data, arguments.store, arguments.work, embedder, arguments.limit, arguments.written)
+    found = [sets.SETS[name](inputs) for name in arguments.sets]
+    result: dict[str, Any] = {
+        "machine": {"cpu": platform.processor() or platform.machine(), "threads": 1, "load": os.getloadavg()},
+        "versions": {name: version(name) for name in ("atomlora", "torch", "faiss-cpu", "numpy")},
+    }
+    if "quality" in arguments.parts:
+        data = arguments.data
+        foreign = {one.name: sets.foreign_questions(data, found, one.name) if data else [] for one in found}
+        result["quality"] = [measure(one, foreign[one.name], inputs) for one in found]
+    if "scale" in arguments.parts:
+        real, asked = real_keys(found, inputs)
+        result["scale"] = scale.measure_scale(real, asked, arguments)
+    result["peak_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    return result
+
+
+def real_keys(found: Sequence[Any], inputs: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Keys and questions of the sets, or of the sample corpus by sentence."""
+    if found:
+        keys = np.concatenate([one.embeddings for one in found])
+        questions = [one.question for some in found for one in some.asked]
+    else:
+        texts = [
+            line
+            for path in sorted((sample_path("kestrin") / "documents").rglob("*.md"))
+            for line in path.read_text(encoding="utf-8").split("\n")
+            if len(line.split()) > 4
+        ]
+        keys = sets.embedded(texts, inputs, "sample-lines")
+        golden = sets.load_golden(sample_path("kestrin") / "golden.jsonl", None)
+        questions = [one.question for one in golden]
+    return np.unique(keys, axis=0), sets.embedded(list(dict.fromkeys(questions))[:300], inputs, "questions")
+
+
+def show(result: dict[str, Any]) -> None:
+    """The figures as tables."""
+    for one in result.get("quality", ()):
+        print(
+            f"{one['set']}: {one['atoms']} atoms of {one['passages']} passages, {one['keys']} keys "
+            f"({one['keys_of_questions']} of them questions), {one['questions']} questions, {one['foreign']} foreign"
+        )
+        print(
+            f"  {'system':>16} {'atom@1':>7} {'@4':>6} {'@8':>6} {'pass.@1':>8} {'@8':>6} {'gates':>6} "
+            f"{'refuse F1':>10} {'P':>6} {'R':>6} {'best F1':>8} {'AUROC':>6} {'conf.':>6} {'p50 ms':>7} {'p99':>7}"
+        )
+        for row in one["systems"]:
+            gone = row.get("refusing", {})
+            cells = [
+                (row.get("recall_at_1"), 7), (row.get("recall_at_4"), 6), (row.get("recall_at_8"), 6),
+                (row["passage_at_1"], 8), (row["passage_at_8"], 6), (row.get("weights_ece"), 6), (gone.get("f1"), 10),
+                (gone.get("precision"), 6), (gone.get("recall"), 6), (gone.get("best_f1"), 8), (gone.get("auroc"), 6),
+                (gone.get("confidence_ece"), 6),
+            ]  # fmt: skip
+            shown = " ".join(f"{'-':>{width}}" if cell is None else f"{cell:{width}.3f}" for cell, width in cells)
+            print(f"  {row['system']:>16} {shown} {row['p50_ms']:7.1f} {row['p99_ms']:7.1f}")
+    if "scale" in result:
+        scale.show_scale(result["scale"])
+
+
+def main() -> None:
+    """Parse, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    parser.add_argument("--plot", type=Path, metavar="DIR", help="draw the figures into a folder")
+    parser.add_argument("--parts", default=",".join(PARTS))
+    parser.add_argument("--sets", help=f"of {','.join(sets.SETS)}  [default: those whose inputs are given]")
+    parser.add_argument("--data", type=Path, help="folder that holds squad/, tofu/, phantomwiki_seed2/ and locality/")
+    parser.add_argument("--store", type=Path, help="a store of the sample corpus, for the set sample")
+    parser.add_argument("--work", type=Path, default=cache_folder() / "bench-router", help="where vectors are kept")
+    parser.add_argument("--limit", type=int, default=300, help="questions of a set, evenly spread")
+    parser.add_argument("--written", type=int, default=2, help="passages of each SQuAD title that get questions")
+    parser.add_argument("--sizes", default="1000,10000,100000,1000000", help="numbers of keys of the scale part")
+    parser.add_argument("--build-limit", type=float, default=240.0, help="seconds that building an index may take")
+    arguments = parser.parse_args()
+    there = [name for name in sets.SETS if (arguments.store if name == "sample" else arguments.data) is not None]
+    arguments.sets = there if arguments.sets is None else [one for one in arguments.sets.split(",") if one]
+    arguments.parts = [one for one in arguments.parts.split(",") if one]
+    arguments.sizes = [int(one) for one in arguments.sizes.split(",") if one]
+    for names, known, option in ((arguments.sets, there, "sets"), (arguments.parts, PARTS, "parts")):
+        if unknown := [name for name in names if name not in known]:
+            parser.error(f"--{option} {unknown[0]}: use {', '.join(known) or 'none'} (sets need --data or --store)")
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    try:
+        result = run(arguments)
+    except AtomLoraError as error:
+        parser.exit(error.exit_code, f"Error: {error}\n")
+    if arguments.plot is not None:
+        beside("router_plots").plot(result, arguments.plot)
+    if arguments.json:
+        json.dump(result, sys.stdout, indent=2)
+        print()
+    else:
+        show(result)
+
+
+if __name__ == "__main__":
+    main()
