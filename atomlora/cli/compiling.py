@@ -16,11 +16,7 @@ from atomlora.cli import options
 @click.option("-o", "--output", "store", required=True, type=click.Path(path_type=Path), help="The store's folder.")
 @click.option("--base", default=EMBEDDED_BASE, show_default=True, help="Base model: name, folder or hub id.")
 @click.option("--embedder", help="The router's embedder: name, folder or hub id.  [default: minilm]")
-@click.option(
-    "--questions",
-    type=click.Path(path_type=Path),
-    help='Your own questions: jsonl of {"question", "answer", "source"}.',
-)
+@options.questions_option
 @click.option(
     "--examples",
     multiple=True,
@@ -28,7 +24,7 @@ from atomlora.cli import options
 )
 @click.option("--type", "kind", type=click.Choice(["behaviour"]), help="What --examples make.  [default: behaviour]")
 @click.option("--mount", metavar="always|label:NAME", help="When a behaviour is mounted.  [default: always]")
-@click.option("--question-writer", metavar="auto|none|base|DIR", help="Who writes questions.  [default: auto]")
+@options.question_writer_option
 @click.option("--rank", type=int, help="Rank of an atom's adapter.")
 @click.option("--alpha", type=float, help="Its alpha: deltas are scaled by alpha / rank.")
 @click.option("--layers", metavar="late:N|LIST", help="Which layers: the last N, or numbers like 25,26,27.")
@@ -55,6 +51,10 @@ def compile_command(
 
     Without SRC the store's documents stay as they are, without --examples its behaviours do. Only what is new or has
     changed is trained; an interrupted run is resumed by the same command.
+
+    A sentence that --questions names (by text, or start and end) is trained on those lines alone; one whose lines are
+    all gone is left out while its document is as it was when the file was written; all others get questions from the
+    writer, beside lines of the file that only name their source. See `atomlora questions --help`.
     """
     from atomlora.cli.progress import compile_shown, show_report
     from atomlora.cli.settings import behaviour_files, compile_settings

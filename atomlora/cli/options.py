@@ -74,6 +74,14 @@ on_conflict_option = click.option(
     type=click.Choice(["newest", "warn", "error"]),
     help="Where documents disagree: leave the older out, note it, or fail.  [default: warn, or as compiled]",
 )
+questions_option = click.option(
+    "--questions",
+    type=click.Path(path_type=Path),
+    help='Questions: jsonl of {"question", "answer", "source"}, or what `atomlora questions` wrote.',
+)
+question_writer_option = click.option(
+    "--question-writer", metavar="auto|none|base|URL|DIR", help="Who writes questions.  [default: auto]"
+)
 interference_option = click.option(
     "--interference",
     type=click.Choice(["downweight", "drop", "warn", "alone", "off"]),

@@ -44,6 +44,11 @@ def compile_settings(
         raise UsageError(f"{option} {first['input']}: {first['msg'].lower()}") from error
 
 
+def question_settings(question_writer: str | None) -> CompileSettings:
+    """What `questions` shares with `compile`."""
+    return CompileSettings(**_given(question_writer=question_writer))
+
+
 def behaviour_files(
     src: Sequence[Path], examples: Sequence[str], kind: str | None, mount: str | None
 ) -> list[Path] | None:

@@ -15,8 +15,13 @@ _POSSIBLE = "use auto, none, base, or a folder written by atomlora.questions.tra
 _log = logging.getLogger(__name__)
 
 
-def writer_for(name: str, model: Any, tokenizer: Any, seed: int = 0) -> QuestionWriter:
-    """The writer called `name` on the loaded base `model` with `tokenizer`.
+def needs_base(name: str) -> bool:
+    """Whether the writer called `name` runs on the base."""
+    return name != "none" and "://" not in name
+
+
+def writer_for(name: str, model: Any = None, tokenizer: Any = None, seed: int = 0) -> QuestionWriter:
+    """The writer called `name` on the loaded base `model` with `tokenizer` (where it `needs_base`).
 
     - `auto`: the shipped adapter where the base has the embedded base's shape, else `none` with a logged
     warning
