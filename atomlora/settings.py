@@ -90,6 +90,18 @@ class InterferenceSettings(Settings):
     probes: int = Field(1, ge=1)
 
 
+class EndpointSettings(Settings):
+    """How a question writer behind an address is used: up to `concurrency` requests at a time and
+    `requests_per_minute` (None: as they come); each waits `timeout_s` seconds for its answer and is tried `attempts`
+    times, with pauses that double from `backoff_s` seconds unless the server says how long."""
+
+    concurrency: int = Field(4, ge=1, le=256)
+    requests_per_minute: float | None = Field(None, gt=0)
+    timeout_s: float = Field(60.0, gt=0)
+    attempts: int = Field(5, ge=1)
+    backoff_s: float = Field(1.0, gt=0)
+
+
 class CompileSettings(Settings):
     """Everything that decides what a compile run produces, and how much memory it may take.
 
@@ -101,6 +113,7 @@ class CompileSettings(Settings):
     adapter: AdapterSettings = AdapterSettings()
     train: TrainSettings = TrainSettings()
     question_writer: str = "auto"
+    endpoint: EndpointSettings = EndpointSettings()
     max_questions: int = Field(6, ge=1, le=64)
     slots: int = Field(24, ge=1)
     embedder: str = "minilm"

@@ -79,9 +79,25 @@ questions_option = click.option(
     type=click.Path(path_type=Path),
     help='Questions: jsonl of {"question", "answer", "source"}, or what `atomlora questions` wrote.',
 )
-question_writer_option = click.option(
-    "--question-writer", metavar="auto|none|base|URL|DIR", help="Who writes questions.  [default: auto]"
-)
+
+
+def writer_options(command: Command) -> Command:
+    """--question-writer and how one behind an address is used."""
+    for option in (
+        click.option("--writer-timeout", type=float, help="Seconds to wait for an address's answer.  [default: 60]"),
+        click.option("--writer-requests-per-minute", type=float, help="At most so many to an address."),
+        click.option("--writer-concurrency", type=int, help="Requests to an address at a time.  [default: 4]"),
+        click.option(
+            "--question-writer",
+            metavar="auto|none|base|URL#MODEL|DIR",
+            help="Who writes questions. URL#MODEL is an OpenAI-compatible endpoint, such as "
+            "http://localhost:8000/v1#qwen3; its key is read from $ATOMLORA_WRITER_API_KEY.  [default: auto]",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 interference_option = click.option(
     "--interference",
     type=click.Choice(["downweight", "drop", "warn", "alone", "off"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -19,7 +20,7 @@ from atomlora.cli import options
 @click.option("--force", is_flag=True, help="Overwrite FILE, and with it whatever was edited there.")
 @click.option("--base", default=EMBEDDED_BASE, show_default=True, help="Base model: name, folder or hub id.")
 @options.questions_option
-@options.question_writer_option
+@options.writer_options
 @options.device_option
 @options.json_option
 def questions(
@@ -28,9 +29,9 @@ def questions(
     force: bool,
     base: str,
     questions: Path | None,
-    question_writer: str | None,
     device: str,
     as_json: bool,
+    **writer: Any,
 ) -> None:
     """Write the questions that compile would use, as jsonl, to read, edit and give to compile --questions.
 
@@ -50,5 +51,5 @@ def questions(
     from atomlora.cli.settings import question_settings
 
     check_output(output, force, as_json)
-    lines, report = questions_shown(src, question_settings(question_writer), base, questions, device)
+    lines, report = questions_shown(src, question_settings(**writer), base, questions, device)
     show_questions(lines, report, output, as_json, sys.stdout)

@@ -63,7 +63,9 @@ def compile_corpus(
         current = _current(Path(store)) if writer.head else []
         if not sources and writer.head:
             settings = as_before(writer.head, settings, loaded)
-        question_writer = writer_for(settings.question_writer, loaded.model, loaded.tokenizer)
+        question_writer = writer_for(
+            settings.question_writer, loaded.model, loaded.tokenizer, endpoint=settings.endpoint
+        )
         embedder = load_embedder(settings.embedder)
         targets = resolve_targets(loaded.model, settings.adapter)
         recipe = digest_json([settings.recipe(), question_writer.digest, settings.max_questions])

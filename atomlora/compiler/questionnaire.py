@@ -56,9 +56,12 @@ def corpus_questions(
     given = given_questions(drafts_from(passages), questions)
     if needs_base(settings.question_writer):
         loaded = load_base(base, device)
-        writer = cached(writer_for(settings.question_writer, loaded.model, loaded.tokenizer), loaded.fingerprint)
+        writer = cached(
+            writer_for(settings.question_writer, loaded.model, loaded.tokenizer, endpoint=settings.endpoint),
+            loaded.fingerprint,
+        )
     else:
-        writer = cached(writer_for(settings.question_writer), "")
+        writer = cached(writer_for(settings.question_writer, endpoint=settings.endpoint), "")
     lines = list(question_lines(ask(given, {}, writer, settings.max_questions, teller)))
     teller.close()
     report = QuestionsReport(

@@ -18,11 +18,10 @@ from pydantic import TypeAdapter, ValidationError
 from atomlora.atom import digest_json
 from atomlora.bases import cache_folder
 from atomlora.questions.cloze import ClozeWriter
-from atomlora.questions.types import AtomText, Question, QuestionWriter
+from atomlora.questions.types import AtomText, Question, QuestionWriter, StreamingWriter
 
 _log = logging.getLogger(__name__)
 _CHUNK = 64  # atoms that are written before they are kept: about one batch of the adapter writer
-_NO_CACHE = "%s: written questions cannot be cached (%s); delete the file if it is damaged"
 _QUESTIONS = TypeAdapter(list[Question])
 
 
@@ -63,9 +62,7 @@ class QuestionCache:
             connection = sqlite3.connect(self._path, timeout=30)
             connection.execute("CREATE TABLE IF NOT EXISTS questions (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
         except (OSError, sqlite3.Error) as error:
-            _log.warning(
-                "%s: written questions cannot be cached (%s); delete the file if it is damaged", self._path, error
-            )
+            self._tell(error)
             if connection is not None:
                 connection.close()
             yield None
@@ -74,11 +71,12 @@ class QuestionCache:
             with connection:
                 yield connection
         except sqlite3.Error as error:
-            _log.warning(
-                "%s: written questions cannot be cached (%s); delete the file if it is damaged", self._path, error
-            )
+            self._tell(error)
         finally:
             connection.close()
+
+    def _tell(self, error: Exception) -> None:
+        _log.warning("%s: questions cannot be cached (%s); delete the file if it is damaged", self._path, error)
 
 
 class CachedWriter:
@@ -105,23 +103,46 @@ class CachedWriter:
         before = len(atoms) - len(missing)
         if progress is not None and before:
             progress(before, len(atoms))
+        for done, (i, questions) in enumerate(
+            self._fresh(atoms, keys, missing, max_questions, progress), start=before + 1
+        ):
+            known[keys[i]] = questions
+            if progress is not None and isinstance(self._writer, StreamingWriter):
+                progress(done, len(atoms))
+        return [list(known[key]) for key in keys]
+
+    def _fresh(
+        self,
+        atoms: Sequence[AtomText],
+        keys: Sequence[str],
+        missing: Sequence[int],
+        max_questions: int,
+        progress: Callable[[int, int], None] | None,
+    ) -> Iterator[tuple[int, list[Question]]]:
+        """(number, questions) of the missing texts, kept already where the writer could not do better."""
+        if isinstance(self._writer, StreamingWriter):
+            for written in self._writer.stream([atoms[i] for i in missing], max_questions):
+                i = missing[written.number]
+                if written.final:
+                    self._cache.keep([(keys[i], written.questions)])
+                yield i, written.questions
+            return
         for start in range(0, len(missing), _CHUNK):
             chunk = missing[start : start + _CHUNK]
-            done = before + start
+            done = len(atoms) - len(missing) + start
 
             def told(part: int, _whole: int, done: int = done) -> None:
                 if progress is not None:
                     progress(done + part, len(atoms))
 
-            written = self._writer.write([atoms[i] for i in chunk], max_questions, told)
-            fresh = {keys[i]: questions for i, questions in zip(chunk, written, strict=True)}
-            self._cache.keep(fresh.items())
-            known.update(fresh)
-        return [list(known[key]) for key in keys]
+            written_chunk = self._writer.write([atoms[i] for i in chunk], max_questions, told)
+            self._cache.keep((keys[i], questions) for i, questions in zip(chunk, written_chunk, strict=True))
+            yield from zip(chunk, written_chunk, strict=True)
 
 
 def cached(writer: QuestionWriter, base_fingerprint: str) -> QuestionWriter:
     """The writer behind the user's cache; one that needs no model is as fast without."""
     if isinstance(writer, ClozeWriter):
         return writer
-    return CachedWriter(writer, QuestionCache(cache_folder() / "questions.sqlite", base_fingerprint))
+    scope = "" if isinstance(writer, StreamingWriter) else base_fingerprint  # an endpoint's model is in its digest
+    return CachedWriter(writer, QuestionCache(cache_folder() / "questions.sqlite", scope))

@@ -9,9 +9,10 @@ from typing import Any
 from atomlora.errors import UsageError
 from atomlora.questions.cloze import ClozeWriter
 from atomlora.questions.types import QuestionWriter
+from atomlora.settings import EndpointSettings
 
 SHIPPED = Path(__file__).parent / "writers" / "smollm2-135m"
-_POSSIBLE = "use auto, none, base, or a folder written by atomlora.questions.train_writer"
+_POSSIBLE = "use auto, none, base, http://HOST/v1#MODEL, or a folder written by atomlora.questions.train_writer"
 _log = logging.getLogger(__name__)
 
 
@@ -20,26 +21,32 @@ def needs_base(name: str) -> bool:
     return name != "none" and "://" not in name
 
 
-def writer_for(name: str, model: Any = None, tokenizer: Any = None, seed: int = 0) -> QuestionWriter:
+def writer_for(
+    name: str, model: Any = None, tokenizer: Any = None, seed: int = 0, endpoint: EndpointSettings | None = None
+) -> QuestionWriter:
     """The writer called `name` on the loaded base `model` with `tokenizer` (where it `needs_base`).
 
-    - `auto`: the shipped adapter where the base has the embedded base's shape, else `none` with a logged
-    warning
+    - `auto`: the shipped adapter where the base has the embedded base's shape; an instruct base of a billion parameters
+      or so writes itself; else `none` with a logged warning
     - `none`: cloze questions, no model
-    - `base`: the base itself, few-shot
+    - `base`: the base itself: as it is asked where it follows instructions, else few-shot
+    - `http://…#MODEL`: a model behind an OpenAI-compatible endpoint, used as `endpoint` says
     - a folder: an adapter trained by train_writer for this base
 
-    Raises UsageError for an unknown name, for a URL, and for a folder whose adapter does not fit the base.
+    Raises UsageError for an unknown name and for a folder whose adapter does not fit the base, QuestionWriterError for
+    an endpoint that cannot be used.
     """
     if name == "none":
         return ClozeWriter()
     if "://" in name:
-        raise UsageError(f"--question-writer {name}: writers behind a URL are not supported yet; {_POSSIBLE}")
+        from atomlora.questions.remote import EndpointWriter
+
+        return EndpointWriter(name, endpoint)
     if name not in ("auto", "base") and not Path(name).is_dir():
         raise UsageError(f"--question-writer {name}: unknown; {_POSSIBLE}")
-    if name == "base":
-        from atomlora.questions.base import BaseWriter
+    from atomlora.questions.base import BaseWriter, follows_instructions
 
+    if name == "base":
         return BaseWriter(model, tokenizer)
     from atomlora.questions.adapter import AdapterWriter
     from atomlora.questions.loading import base_shape, read_shape
@@ -48,8 +55,11 @@ def writer_for(name: str, model: Any = None, tokenizer: Any = None, seed: int = 
         return AdapterWriter(model, tokenizer, Path(name), seed)
     if read_shape(SHIPPED) == base_shape(model.config):
         return AdapterWriter(model, tokenizer, SHIPPED, seed)
+    if follows_instructions(model, tokenizer):
+        return BaseWriter(model, tokenizer)
     _log.warning(
         "no trained question writer fits this base: falling back to fill-in-the-blank questions; "
-        "--question-writer base lets the base write, --questions FILE brings your own"
+        "--question-writer base lets the base write, URL#MODEL a model behind an address, --questions FILE brings "
+        "your own"
     )
     return ClozeWriter()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
@@ -67,4 +67,21 @@ class QuestionWriter(Protocol):
 
     def close(self) -> None:
         """Free what writing needed (a model's copy, say); the next `write` makes it anew."""
+        ...
+
+
+class Written(NamedTuple):
+    """The questions about text `number`; `final`: another run could not get better ones."""
+
+    number: int
+    questions: list[Question]
+    final: bool
+
+
+@runtime_checkable
+class StreamingWriter(Protocol):
+    """A writer that finishes text by text, in any order."""
+
+    def stream(self, atoms: Sequence[AtomText], max_questions: int) -> Iterator[Written]:
+        """What `write` gives, as soon as each text is done."""
         ...

@@ -13,6 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from atomlora.errors import CorruptStoreError, UsageError
 from atomlora.questions import adapter as adapter_module
+from atomlora.questions import base as base_module
 from atomlora.questions.adapter import AdapterWriter
 from atomlora.questions.cloze import ClozeWriter
 from atomlora.questions.decoder import PrefixDecoder
@@ -212,8 +213,55 @@ def test_writer_for_names(tiny, adapter, caplog):
     assert "--question-writer base" in caplog.text
     with pytest.raises(UsageError, match="auto, none, base"):
         writer_for("gpt", tiny, Letters())
-    with pytest.raises(UsageError, match="URL"):
-        writer_for("https://example.org/v1", tiny, Letters())
+
+
+def test_an_instruct_base_is_asked_for_json(tiny, caplog, monkeypatch):
+    """Stands in for a base of a billion parameters: the tiny one, taken for large, with its replies put in."""
+    tokenizer = Letters()
+    tokenizer.chat_template = "yes"
+    tokenizer.apply_chat_template = lambda chat, tokenize, add_generation_prompt: chat[1]["content"]
+    assert writer_for("base", tiny, tokenizer).instructed is False
+    monkeypatch.setattr(base_module, "_INSTRUCTED", 1)
+    writer = writer_for("auto", tiny, tokenizer)
+    assert (writer.name, writer.instructed, caplog.text) == ("base", True, "")
+    assert writer.digest != writer_for("base", tiny, Letters()).digest
+    asked = []
+
+    def generate(prompts, limit):
+        asked.extend(prompts)
+        cut_off = 'Here: {"questions": [{"question": "How tall is the tower?", "answer": "40 M"}, {"question": "When'
+        return [cut_off if "tower" in prompt else "no" for prompt in prompts]
+
+    monkeypatch.setattr(writer, "_generate", generate)
+    guild, tower, entry = writer.write(ATOMS, 3)
+    assert [("Text: " + atom.text in prompt) for atom, prompt in zip(ATOMS, asked, strict=True)] == [True] * 3
+    assert next((q.text, q.answer, q.kind) for q in tower) == ("How tall is the tower?", "40 m", "written")
+    assert {q.kind for q in guild + entry} == {"cloze"}
+
+
+def test_an_instruct_base_generates(tiny, monkeypatch):
+    """The real generation path on random weights: whatever comes out, only what holds is kept."""
+    monkeypatch.setattr(base_module, "_INSTRUCTED", 1)
+    monkeypatch.setattr(base_module, "_TOKENS_EACH", 4)
+
+    class Batches(Letters):
+        chat_template = "yes"
+
+        def apply_chat_template(self, chat, tokenize, add_generation_prompt):
+            return chat[1]["content"]
+
+        def __call__(self, texts, return_tensors=None, padding=False, padding_side=None, add_special_tokens=False):
+            rows = [list(text.encode()) for text in texts]
+            width = max(map(len, rows))
+            return {
+                "input_ids": torch.tensor([[0] * (width - len(row)) + row for row in rows]),
+                "attention_mask": torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows]),
+            }
+
+    told = []
+    found = writer_for("base", tiny, Batches()).write(ATOMS, 2, lambda *now: told.append(now))
+    assert [bool(questions) for questions in found] == [True] * 3
+    assert told == [(3, 3)]
 
 
 def test_shipped_adapter_has_the_embedded_shape():
