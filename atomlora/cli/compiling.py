@@ -9,12 +9,14 @@ import click
 
 from atomlora.bases import EMBEDDED_BASE
 from atomlora.cli import options
+from atomlora.quantised import quantised_name
 
 
 @click.command("compile")
 @click.argument("src", nargs=-1, type=click.Path(path_type=Path))
 @click.option("-o", "--output", "store", required=True, type=click.Path(path_type=Path), help="The store's folder.")
 @click.option("--base", default=EMBEDDED_BASE, show_default=True, help="Base model: name, folder or hub id.")
+@options.quantisation_option
 @click.option("--embedder", help="The router's embedder: name, folder or hub id.  [default: minilm]")
 @options.questions_option
 @click.option(
@@ -39,6 +41,7 @@ def compile_command(
     src: tuple[Path, ...],
     store: Path,
     base: str,
+    base_quantisation: str | None,
     questions: Path | None,
     examples: tuple[str, ...],
     kind: str | None,
@@ -61,5 +64,6 @@ def compile_command(
 
     files = behaviour_files(src, examples, kind, mount)
     settings = compile_settings(**chosen)
-    how = {"base": base, "questions": questions, "device": device, "examples": files, "mount": mount or "always"}
+    how = {"base": quantised_name(base, base_quantisation), "questions": questions, "device": device}
+    how |= {"examples": files, "mount": mount or "always"}
     show_report(compile_shown(src, store, settings, **how), as_json)

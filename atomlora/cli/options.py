@@ -66,6 +66,11 @@ top_k_option = click.option(
 new_tokens_option = click.option(
     "--max-new-tokens", default=96, show_default=True, type=click.IntRange(min=1), help="Most tokens of a statement."
 )
+quantisation_option = click.option(
+    "--base-quantisation",
+    type=click.Choice(["none", "int8", "nf4"]),
+    help="Keep the base's linear layers in 8 or 4 bits, the same as --base NAME+int8; needs atomlora[quantised].",
+)
 labels_option = click.option(
     "--label", "labels", multiple=True, metavar="NAME", help="Mount the behaviours of this label too. May be repeated."
 )

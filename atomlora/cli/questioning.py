@@ -10,6 +10,7 @@ import click
 
 from atomlora.bases import EMBEDDED_BASE
 from atomlora.cli import options
+from atomlora.quantised import quantised_name
 
 
 @click.command()
@@ -19,6 +20,7 @@ from atomlora.cli import options
 )
 @click.option("--force", is_flag=True, help="Overwrite FILE, and with it whatever was edited there.")
 @click.option("--base", default=EMBEDDED_BASE, show_default=True, help="Base model: name, folder or hub id.")
+@options.quantisation_option
 @options.questions_option
 @options.writer_options
 @options.device_option
@@ -28,6 +30,7 @@ def questions(
     output: Path | None,
     force: bool,
     base: str,
+    base_quantisation: str | None,
     questions: Path | None,
     device: str,
     as_json: bool,
@@ -51,5 +54,6 @@ def questions(
     from atomlora.cli.settings import question_settings
 
     check_output(output, force, as_json)
-    lines, report = questions_shown(src, question_settings(**writer), base, questions, device)
+    named = quantised_name(base, base_quantisation)
+    lines, report = questions_shown(src, question_settings(**writer), named, questions, device)
     show_questions(lines, report, output, as_json, sys.stdout)

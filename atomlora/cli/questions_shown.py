@@ -39,8 +39,9 @@ def questions_shown(
 
     try:
         with progress.progress_listener() as listen:
-            how = {"base": base, "questions": questions, "device": device}
-            return corpus_questions(sources, settings, **how, on_progress=listen)
+            return corpus_questions(
+                sources, settings, base=base, questions=questions, device=device, on_progress=listen
+            )
     except KeyboardInterrupt:
         raise KeyboardInterrupt("Stopped; what was written is kept in the cache; the same command resumes") from None
 

@@ -50,8 +50,7 @@ _TOKENS_EACH = 48  # of a question with its answer, as JSON
 
 def follows_instructions(model: Any, tokenizer: Any) -> bool:
     """Whether a base can be asked for JSON: it has a chat template and about a billion parameters."""
-    size = sum(parameter.numel() for parameter in model.parameters())
-    return getattr(tokenizer, "chat_template", None) is not None and size >= _INSTRUCTED
+    return getattr(tokenizer, "chat_template", None) is not None and model.num_parameters() >= _INSTRUCTED
 
 
 class BaseWriter:

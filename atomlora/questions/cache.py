@@ -38,7 +38,9 @@ class QuestionCache:
         """What is known of `keys`."""
         found: dict[str, list[Question]] = {}
         with self._open() as connection:
-            for key in keys if connection is not None else ():
+            if connection is None:
+                return found
+            for key in keys:
                 row = connection.execute("SELECT value FROM questions WHERE key = ?", (key,)).fetchone()
                 if row is not None:
                     with contextlib.suppress(ValidationError):  # written by another version: asked again
