@@ -106,8 +106,10 @@ class CompileSettings(Settings):
     """Everything that decides what a compile run produces, and how much memory it may take.
 
     `storage`: how new atoms' weights lie in the store; int8 takes half of bf16. `on_conflict` is what asking does by
-    default where a question is routed to atoms that contradict each other. `one_adapter`: whether the baseline of one
-    adapter for everything is trained too.
+    default where a question is routed to atoms that contradict each other. `question_rounds`: how often a text is
+    asked about, up to `max_questions` questions each time, always about something else; `round_trip`: whether an
+    instruct base that writes must also answer its questions from the text as it should. `one_adapter`: whether the
+    baseline of one adapter for everything is trained too.
     """
 
     adapter: AdapterSettings = AdapterSettings()
@@ -115,6 +117,8 @@ class CompileSettings(Settings):
     question_writer: str = "auto"
     endpoint: EndpointSettings = EndpointSettings()
     max_questions: int = Field(6, ge=1, le=64)
+    question_rounds: int = Field(1, ge=1, le=5)
+    round_trip: bool = False
     slots: int = Field(24, ge=1)
     embedder: str = "minilm"
     on_conflict: OnConflict = "warn"

@@ -23,8 +23,8 @@ from atomlora.conflicts.find import find_conflicts
 from atomlora.conflicts.newest import first_seen
 from atomlora.conflicts.records import ConflictRecord
 from atomlora.interference.compiling import compiled_interference
-from atomlora.questions import writer_for
 from atomlora.questions.cache import cached
+from atomlora.questions.registry import settings_writer
 from atomlora.router import Embedder, fit_calibration, load_embedder
 from atomlora.runtime.keys import TOKEN_CACHE, store_documents, store_keys
 from atomlora.settings import CompileSettings
@@ -63,9 +63,7 @@ def compile_corpus(
         current = _current(Path(store)) if writer.head else []
         if not sources and writer.head:
             settings = as_before(writer.head, settings, loaded)
-        question_writer = writer_for(
-            settings.question_writer, loaded.model, loaded.tokenizer, endpoint=settings.endpoint
-        )
+        question_writer = settings_writer(settings, loaded.model, loaded.tokenizer)
         embedder = load_embedder(settings.embedder)
         targets = resolve_targets(loaded.model, settings.adapter)
         recipe = digest_json([settings.recipe(), question_writer.digest, settings.max_questions])

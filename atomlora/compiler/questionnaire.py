@@ -17,10 +17,9 @@ from atomlora.compiler.given import given_questions
 from atomlora.compiler.progress import Listener, Teller
 from atomlora.compiler.wordings import explicit_questions
 from atomlora.corpora import SkippedFile
-from atomlora.questions import writer_for
 from atomlora.questions.cache import cached
 from atomlora.questions.files import QuestionLine
-from atomlora.questions.registry import needs_base
+from atomlora.questions.registry import needs_base, settings_writer
 from atomlora.questions.types import QuestionKind
 from atomlora.settings import CompileSettings
 
@@ -56,12 +55,9 @@ def corpus_questions(
     given = given_questions(drafts_from(passages), questions)
     if needs_base(settings.question_writer):
         loaded = load_base(base, device)
-        writer = cached(
-            writer_for(settings.question_writer, loaded.model, loaded.tokenizer, endpoint=settings.endpoint),
-            loaded.fingerprint,
-        )
+        writer = cached(settings_writer(settings, loaded.model, loaded.tokenizer), loaded.fingerprint)
     else:
-        writer = cached(writer_for(settings.question_writer, endpoint=settings.endpoint), "")
+        writer = cached(settings_writer(settings), "")
     lines = list(question_lines(ask(given, {}, writer, settings.max_questions, teller)))
     teller.close()
     report = QuestionsReport(

@@ -25,19 +25,18 @@ class EndpointWriter:
     """Asks for each text in one chat completion, several at a time.
 
     `address`: `http(s)://HOST/PATH#MODEL`; without `#MODEL` the server must list exactly one model. The digest covers
-    address, model and prompt, not the key. Raises UsageError and QuestionWriterError.
+    address, model, prompt and rounds, not the key. Raises UsageError and QuestionWriterError.
     """
 
     name = "endpoint"
 
-    def __init__(self, address: str, settings: EndpointSettings | None = None) -> None:
+    def __init__(self, address: str, settings: EndpointSettings | None = None, rounds: int = 1) -> None:
         place, _, model = address.partition("#")
-        self.settings = settings or EndpointSettings()
+        self.settings, self.rounds = settings or EndpointSettings(), rounds
         self._endpoint = Endpoint(place, self.settings)
         self.model = model or self._only_model()
-        self.digest = hashlib.sha256(
-            "\n".join(["endpoint", VERSION, self._endpoint.address, self.model]).encode()
-        ).hexdigest()
+        parts = ["endpoint", VERSION, self._endpoint.address, self.model, *([f"rounds {rounds}"] if rounds > 1 else [])]
+        self.digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def close(self) -> None:
         """Nothing to free."""
@@ -48,8 +47,8 @@ class EndpointWriter:
         max_questions: int,
         progress: Callable[[int, int], None] | None = None,
     ) -> list[list[Question]]:
-        """Up to `max_questions` per text; names and numbers without a question get a cloze question, and so does a text
-        about which the model replied no JSON."""
+        """Up to `max_questions` per text and round; names and numbers without a question get a cloze question, and so
+        does a text about which the model replied no JSON."""
         results: list[list[Question]] = [[] for _ in atoms]
         for done, written in enumerate(self.stream(atoms, max_questions), start=1):
             results[written.number] = written.questions
@@ -83,7 +82,7 @@ class EndpointWriter:
         # Daemons: an interrupted run does not wait for a server's timeout.
         for _ in range(min(self.settings.concurrency, len(atoms))):
             threading.Thread(target=work, daemon=True).start()
-        bad = 0
+        bad, most = 0, max_questions * self.rounds
         try:
             for done in range(len(atoms)):
                 number, found = replies.get()
@@ -95,7 +94,7 @@ class EndpointWriter:
                         f"{self._endpoint.address}: {self.model!r} replied no JSON {bad * _TRIES} times; "
                         "take a model that follows instructions"
                     )
-                yield Written(number, checked(atoms[number], found or (), max_questions), found is not None)
+                yield Written(number, checked(atoms[number], found or (), most), found is not None)
         finally:
             while not waiting.empty():
                 try:
@@ -109,8 +108,14 @@ class EndpointWriter:
             )  # fmt: skip
 
     def _ask(self, atom: AtomText, max_questions: int) -> list[Pair] | None:
-        """The model's pairs, None where no reply was JSON."""
-        body = {"model": self.model, "messages": messages(atom, max_questions)}
+        """The model's pairs of all rounds, None where no reply of the first was JSON."""
+        found = self._round(atom, max_questions, ())
+        for _ in range(self.rounds - 1):
+            found = [*found, *(self._round(atom, max_questions, found) or ())] if found else found
+        return found
+
+    def _round(self, atom: AtomText, max_questions: int, earlier: Sequence[Pair]) -> list[Pair] | None:
+        body = {"model": self.model, "messages": messages(atom, max_questions, earlier)}
         for attempt in range(_TRIES):
             optional = {
                 "temperature": 0.7 * attempt,  # the same reply again would help nobody

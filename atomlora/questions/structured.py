@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from atomlora.questions.cloze import cloze_questions
 from atomlora.questions.filters import acceptable, select
 from atomlora.questions.prompts import squeeze, title_path
 from atomlora.questions.types import AtomText, Question
+from atomlora.questions.words import content_words, words
 
 VERSION = "1"  # part of writers' digests: raise it when the same model would be asked or believed otherwise
 _SYSTEM = (
@@ -35,12 +36,21 @@ class Pair(NamedTuple):
     answer: str
 
 
-def messages(atom: AtomText, max_questions: int) -> list[dict[str, str]]:
-    """The chat that asks for up to `max_questions` questions about one text."""
+def messages(atom: AtomText, max_questions: int, earlier: Sequence[Pair] = ()) -> list[dict[str, str]]:
+    """The chat that asks for up to `max_questions` questions about one text, others than those that the model gave
+    `earlier`."""
     path = title_path(atom.title, atom.headings)
     head = f"Title: {path}\n" if path else ""
     asked = f"{head}Text: {squeeze(atom.text)}\n\nWrite {max_questions} questions as JSON."
-    return [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": asked}]
+    chat = [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": asked}]
+    if earlier:
+        given = json.dumps({"questions": [pair._asdict() for pair in earlier]}, ensure_ascii=False)
+        again = (
+            f"Write {max_questions} more as JSON: about facts that these leave out, and the other way round where one "
+            "of them can be turned round. Repeat none."
+        )
+        chat += [{"role": "assistant", "content": given}, {"role": "user", "content": again}]
+    return chat
 
 
 def parse_reply(content: str) -> list[Pair] | None:
@@ -86,6 +96,18 @@ def verbatim(text: str, answer: str) -> str | None:
     parts = [re.escape(part) for part in answer.strip(" .,;:").split()]
     match = re.search(r"(?<!\w)" + r"\s+".join(parts) + r"(?!\w)", text, re.IGNORECASE) if parts else None
     return None if match is None else squeeze(match.group())
+
+
+def answering(atom: AtomText, question: str) -> list[dict[str, str]]:
+    """The chat that asks a question with the text at hand."""
+    asked = f"{squeeze(atom.text)}\n\nQuestion: {question}\nAnswer with a few words of the text, or with: unknown."
+    return [{"role": "user", "content": asked}]
+
+
+def agrees(answer: str, reply: str) -> bool:
+    """Whether a reply has at least half of the answer's content words and not three times as many of its own."""
+    wanted, said = set(content_words(answer) or words(answer)), set(content_words(reply) or words(reply))
+    return bool(wanted) and len(wanted & said) * 2 >= len(wanted) and len(said) <= 3 * len(wanted) + 3
 
 
 def _listed(value: dict[Any, Any]) -> bool:

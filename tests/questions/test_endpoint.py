@@ -172,6 +172,17 @@ def test_many_texts_side_by_side_in_their_order(server, writer):
     assert 1 < server.most <= 6
 
 
+def test_further_rounds_ask_about_what_is_left(server, writer):
+    server.replies = [reply(GOOD[0]), reply(GOOD[1], GOOD[0])]
+    twice = EndpointWriter(f"{server.address}#m/1", QUICK, rounds=2)
+    (found,) = twice.write([KILN], 1)
+    assert [q.answer for q in found] == ["March 2016", "Tomas Ferreira"]
+    roles = [message["role"] for message in server.seen[1][1]["messages"]]
+    assert roles == ["system", "user", "assistant", "user"]
+    assert GOOD[0][0] in server.seen[1][1]["messages"][2]["content"]
+    assert twice.digest != writer().digest
+
+
 def test_the_pace_is_kept_by_retries_too(server, writer):
     server.replies = [(503, {})]
     server.always = about

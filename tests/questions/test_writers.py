@@ -264,6 +264,55 @@ def test_an_instruct_base_generates(tiny, monkeypatch):
     assert told == [(3, 3)]
 
 
+def test_a_base_that_writes_must_answer_its_questions(tiny, monkeypatch):
+    """Two rounds and the round trip, with the base's replies put in."""
+    monkeypatch.setattr(base_module, "_INSTRUCTED", 1)
+    tokenizer = Letters()
+    tokenizer.chat_template = "yes"
+    tokenizer.apply_chat_template = lambda chat, tokenize, add_generation_prompt: chat[-1]["content"]
+    first = {"questions": [{"question": "How tall is the tower?", "answer": "40 m"}]}
+    second = {"questions": [{"question": "When was the tower built up?", "answer": "May 2001"}]}
+    replies = {
+        "Text:": json.dumps(first),
+        "more as JSON": json.dumps(second),
+        "How tall": "It is 40 m.",
+        "When": "unknown",
+    }
+
+    def generate(prompts, limit):
+        return [next(reply for part, reply in replies.items() if part in prompt) for prompt in prompts]
+
+    for round_trip, kept in ((False, {"40 m", "May 2001"}), (True, {"40 m"})):
+        writer = writer_for("base", tiny, tokenizer, rounds=2, round_trip=round_trip)
+        monkeypatch.setattr(writer, "_generate", generate)
+        (questions,) = writer.write(ATOMS[1:2], 3)
+        assert {q.answer for q in questions if q.kind == "written"} == kept
+    assert (
+        len({writer_for("base", tiny, tokenizer, rounds=r, round_trip=t).digest for r in (1, 2) for t in (0, 1)}) == 4
+    )
+
+
+def test_rounds_are_part_of_a_writers_name_and_the_first_is_as_ever(tiny, adapter, monkeypatch):
+    monkeypatch.setattr("atomlora.questions.passes._MIN_SCORE", -100.0)
+    monkeypatch.setattr("atomlora.questions.passes.acceptable", lambda *_: True)
+    monkeypatch.setattr("atomlora.questions.passes.doomed", lambda *_: False)
+    once, twice = (writer_for(str(adapter.folder), tiny, Letters(), rounds=rounds) for rounds in (1, 2))
+    assert once.digest != twice.digest
+    before, after = once.write(ATOMS, 4), twice.write(ATOMS, 4)
+    assert max(map(len, after)) <= 8
+    for few, more in zip(before, after, strict=True):
+        first = {q.answer for q in few if q.kind == "written"}
+        assert first <= {q.answer for q in more}
+    assert sum(map(len, after)) > sum(map(len, before))
+
+
+def test_the_model_free_writer_blanks_more_in_a_second_round():
+    (few,), (more,) = (ClozeWriter(rounds).write(ATOMS[1:2], 5) for rounds in (1, 2))
+    assert more[: len(few)] == few
+    assert len(few) < len(more) <= 10
+    assert ClozeWriter().digest == "cloze-1" != ClozeWriter(2).digest
+
+
 def test_shipped_adapter_has_the_embedded_shape():
     assert read_shape(SHIPPED)["num_hidden_layers"] == 30
     assert (SHIPPED / ADAPTER_FILE).stat().st_size < 10_000_000
