@@ -66,6 +66,11 @@ top_k_option = click.option(
 new_tokens_option = click.option(
     "--max-new-tokens", default=96, show_default=True, type=click.IntRange(min=1), help="Most tokens of a statement."
 )
+preset_option = click.option(
+    "--preset",
+    type=click.Choice(["fast", "balanced", "thorough"]),
+    help="Seconds or recall: how much is asked and trained.  [default: balanced]",
+)
 quantisation_option = click.option(
     "--base-quantisation",
     type=click.Choice(["none", "int8", "nf4"]),

@@ -23,6 +23,7 @@ from atomlora.quantised import quantised_name
 @options.quantisation_option
 @options.questions_option
 @options.writer_options
+@options.preset_option
 @options.device_option
 @options.json_option
 def questions(
@@ -34,7 +35,7 @@ def questions(
     questions: Path | None,
     device: str,
     as_json: bool,
-    **writer: Any,
+    **chosen: Any,
 ) -> None:
     """Write the questions that compile would use, as jsonl, to read, edit and give to compile --questions.
 
@@ -55,5 +56,5 @@ def questions(
 
     check_output(output, force, as_json)
     named = quantised_name(base, base_quantisation)
-    lines, report = questions_shown(src, question_settings(**writer), named, questions, device)
+    lines, report = questions_shown(src, question_settings(**chosen), named, questions, device)
     show_questions(lines, report, output, as_json, sys.stdout)

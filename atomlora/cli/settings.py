@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from atomlora.conflicts.records import OnConflict
 from atomlora.errors import UsageError
+from atomlora.presets import Preset, preset_changes
 from atomlora.settings import AdapterSettings, CompileSettings, EndpointSettings
 
 _OPTIONS = {  # of settings that have another name
@@ -31,9 +32,10 @@ def compile_settings(
     on_conflict: OnConflict | None,
     one_adapter: bool,
     storage: str | None,
+    preset: Preset | None = None,
     **writer: Any,
 ) -> CompileSettings:
-    """The defaults, but for the options that were given. UsageError names the option that cannot be."""
+    """The preset's settings, but for the options that were given. UsageError names the option that cannot be."""
     names = None if targets is None else tuple(name.strip() for name in targets.split(",") if name.strip())
     if names == ():
         raise UsageError("--targets is empty; name linear layers, such as gate_proj,up_proj,down_proj")
@@ -43,14 +45,15 @@ def compile_settings(
             adapter=adapter,
             **_given(slots=slots, embedder=embedder, on_conflict=on_conflict, storage=storage),
             **_writer(**writer),
+            **preset_changes(preset or "balanced"),
             one_adapter=one_adapter,
         )
 
 
-def question_settings(**writer: Any) -> CompileSettings:
+def question_settings(preset: Preset | None = None, **writer: Any) -> CompileSettings:
     """What `questions` shares with `compile`."""
     with _named_options():
-        return CompileSettings(**_writer(**writer))
+        return CompileSettings(**_writer(**writer), **preset_changes(preset or "balanced"))
 
 
 def _writer(
