@@ -65,6 +65,6 @@ def compile_command(
 
     files = behaviour_files(src, examples, kind, mount)
     settings = compile_settings(**chosen)
-    how = {"base": quantised_name(base, base_quantisation), "questions": questions, "device": device}
+    how: dict[str, Any] = {"base": quantised_name(base, base_quantisation), "questions": questions, "device": device}
     how |= {"examples": files, "mount": mount or "always"}
     show_report(compile_shown(src, store, settings, **how), as_json)

@@ -64,6 +64,7 @@ class Endpoint:
         self._key = os.environ.get(KEY_VARIABLE, "").strip()
         if self._key and parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
             _log.warning("%s: the API key is sent unencrypted; use https where the server has it", self.address)
+        self._plain = False  # whether only what must be there is sent
         self._local = threading.local()
 
     def models(self) -> list[str]:
@@ -76,9 +77,11 @@ class Endpoint:
     def chat(self, body: dict[str, Any], optional: dict[str, Any]) -> str:
         """The reply's text to `body`, with what in `optional` the server takes: one that refuses the request (400) is
         asked again without it. Raises QuestionWriterError."""
-        response = self._send("POST", "/chat/completions", body | optional)
-        if response.status_code in (400, 422) and optional:
+        asked = body if self._plain else body | optional
+        response = self._send("POST", "/chat/completions", asked)
+        if response.status_code in (400, 422) and asked is not body:
             response = self._send("POST", "/chat/completions", body)
+            self._plain = response.status_code == 200
         data = self._json(response, "/chat/completions")
         try:
             content = data["choices"][0]["message"]["content"]

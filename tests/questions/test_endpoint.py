@@ -158,7 +158,8 @@ def test_a_model_that_never_replies_json_is_given_up(server, writer):
 
 def test_a_server_that_refuses_optional_fields(server, writer):
     server.always = lambda body: (400, {"error": "response_format?"}) if "response_format" in body else reply(*GOOD)
-    assert len(writer().write([KILN], 2)[0]) == 2
+    assert len(writer(QUICK.model_copy(update={"concurrency": 1})).write([KILN, KILN], 2)[1]) == 2
+    assert ["response_format" in body for _, body in server.seen] == [True, False, False]
     assert set(server.seen[1][1]) == {"model", "messages"}
 
 
