@@ -28,6 +28,7 @@ from atomlora.errors import UsageError
 @options.labels_option
 @options.on_conflict_option
 @options.interference_option
+@options.steady_option
 @options.json_option
 def ask(store: Path | str, question: str | None, batch: Path | None, stream: bool, as_json: bool, **how: Any) -> None:
     """Answer a question from a store.
@@ -36,7 +37,7 @@ def ask(store: Path | str, question: str | None, batch: Path | None, stream: boo
     """
     check_ask(question, batch, stream, as_json)
     asked = None if question is None else options.read_question(question)
-    opening = {name: how.pop(name) for name in ("base", "device", "on_conflict", "interference")}
+    opening = {name: how.pop(name) for name in ("base", "device", "on_conflict", "interference", "steady")}
     with options.open_model(store, **opening) as model:
         if batch is not None:
             ask_file(model, batch, how, as_json)
