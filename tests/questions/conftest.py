@@ -1,4 +1,4 @@
-"""A real HTTP server that plays an OpenAI-compatible endpoint, with faults put in."""
+"""A tiny random Llama, and a real HTTP server that plays an OpenAI-compatible endpoint, with faults put in."""
 
 import json
 import threading
@@ -7,6 +7,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -71,3 +73,21 @@ def server():
         yield state
         listening.shutdown()
         thread.join()
+
+
+@pytest.fixture
+def tiny():
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=256,
+        tie_word_embeddings=True,
+    )
+    model = LlamaForCausalLM(config).eval()
+    for parameter in model.parameters():
+        parameter.data.mul_(5.0 if parameter.dim() > 1 else 1.0)  # spread logits, so that errors show
+    return model

@@ -9,11 +9,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from atomlora.errors import CorruptStoreError, UsageError
 from atomlora.questions import adapter as adapter_module
-from atomlora.questions import base as base_module
 from atomlora.questions.adapter import AdapterWriter
 from atomlora.questions.cloze import ClozeWriter
 from atomlora.questions.decoder import PrefixDecoder
@@ -42,24 +40,6 @@ class Letters:
 
     def batch_decode(self, lines, skip_special_tokens=True):
         return [bytes(i for i in line if 0 < i < 128).decode("ascii") for line in lines]
-
-
-@pytest.fixture
-def tiny():
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        vocab_size=256,
-        tie_word_embeddings=True,
-    )
-    model = LlamaForCausalLM(config).eval()
-    for parameter in model.parameters():
-        parameter.data.mul_(5.0 if parameter.dim() > 1 else 1.0)  # spread logits, so that errors show
-    return model
 
 
 @pytest.fixture
@@ -213,83 +193,6 @@ def test_writer_for_names(tiny, adapter, caplog):
     assert "--question-writer base" in caplog.text
     with pytest.raises(UsageError, match="auto, none, base"):
         writer_for("gpt", tiny, Letters())
-
-
-def test_an_instruct_base_is_asked_for_json(tiny, caplog, monkeypatch):
-    """Stands in for a base of a billion parameters: the tiny one, taken for large, with its replies put in."""
-    tokenizer = Letters()
-    tokenizer.chat_template = "yes"
-    tokenizer.apply_chat_template = lambda chat, tokenize, add_generation_prompt: chat[1]["content"]
-    assert writer_for("base", tiny, tokenizer).instructed is False
-    monkeypatch.setattr(base_module, "_INSTRUCTED", 1)
-    writer = writer_for("auto", tiny, tokenizer)
-    assert (writer.name, writer.instructed, caplog.text) == ("base", True, "")
-    assert writer.digest != writer_for("base", tiny, Letters()).digest
-    asked = []
-
-    def generate(prompts, limit):
-        asked.extend(prompts)
-        cut_off = 'Here: {"questions": [{"question": "How tall is the tower?", "answer": "40 M"}, {"question": "When'
-        return [cut_off if "tower" in prompt else "no" for prompt in prompts]
-
-    monkeypatch.setattr(writer, "_generate", generate)
-    guild, tower, entry = writer.write(ATOMS, 3)
-    assert [("Text: " + atom.text in prompt) for atom, prompt in zip(ATOMS, asked, strict=True)] == [True] * 3
-    assert next((q.text, q.answer, q.kind) for q in tower) == ("How tall is the tower?", "40 m", "written")
-    assert {q.kind for q in guild + entry} == {"cloze"}
-
-
-def test_an_instruct_base_generates(tiny, monkeypatch):
-    """The real generation path on random weights: whatever comes out, only what holds is kept."""
-    monkeypatch.setattr(base_module, "_INSTRUCTED", 1)
-    monkeypatch.setattr(base_module, "_TOKENS_EACH", 4)
-
-    class Batches(Letters):
-        chat_template = "yes"
-
-        def apply_chat_template(self, chat, tokenize, add_generation_prompt):
-            return chat[1]["content"]
-
-        def __call__(self, texts, return_tensors=None, padding=False, padding_side=None, add_special_tokens=False):
-            rows = [list(text.encode()) for text in texts]
-            width = max(map(len, rows))
-            return {
-                "input_ids": torch.tensor([[0] * (width - len(row)) + row for row in rows]),
-                "attention_mask": torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows]),
-            }
-
-    told = []
-    found = writer_for("base", tiny, Batches()).write(ATOMS, 2, lambda *now: told.append(now))
-    assert [bool(questions) for questions in found] == [True] * 3
-    assert told == [(3, 3)]
-
-
-def test_a_base_that_writes_must_answer_its_questions(tiny, monkeypatch):
-    """Two rounds and the round trip, with the base's replies put in."""
-    monkeypatch.setattr(base_module, "_INSTRUCTED", 1)
-    tokenizer = Letters()
-    tokenizer.chat_template = "yes"
-    tokenizer.apply_chat_template = lambda chat, tokenize, add_generation_prompt: chat[-1]["content"]
-    first = {"questions": [{"question": "How tall is the tower?", "answer": "40 m"}]}
-    second = {"questions": [{"question": "When was the tower built up?", "answer": "May 2001"}]}
-    replies = {
-        "Text:": json.dumps(first),
-        "more as JSON": json.dumps(second),
-        "How tall": "It is 40 m.",
-        "When": "unknown",
-    }
-
-    def generate(prompts, limit):
-        return [next(reply for part, reply in replies.items() if part in prompt) for prompt in prompts]
-
-    for round_trip, kept in ((False, {"40 m", "May 2001"}), (True, {"40 m"})):
-        writer = writer_for("base", tiny, tokenizer, rounds=2, round_trip=round_trip)
-        monkeypatch.setattr(writer, "_generate", generate)
-        (questions,) = writer.write(ATOMS[1:2], 3)
-        assert {q.answer for q in questions if q.kind == "written"} == kept
-    assert (
-        len({writer_for("base", tiny, tokenizer, rounds=r, round_trip=t).digest for r in (1, 2) for t in (0, 1)}) == 4
-    )
 
 
 def test_rounds_are_part_of_a_writers_name_and_the_first_is_as_ever(tiny, adapter, monkeypatch):
