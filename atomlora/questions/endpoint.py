@@ -62,6 +62,8 @@ class Endpoint:
         self.address = address.rstrip("/")
         self.settings, self.pace = settings, Pace(settings.requests_per_minute)
         self._key = os.environ.get(KEY_VARIABLE, "").strip()
+        if not self._key.isascii() or any(letter.isspace() for letter in self._key):
+            raise UsageError(f"${KEY_VARIABLE}: a key is ASCII without spaces; set it to the key alone")
         if self._key and parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
             _log.warning("%s: the API key is sent unencrypted; use https where the server has it", self.address)
         self._plain = False  # whether only what must be there is sent
@@ -76,7 +78,7 @@ class Endpoint:
 
     def chat(self, body: dict[str, Any], optional: dict[str, Any]) -> str:
         """The reply's text to `body`, with what in `optional` the server takes: one that refuses the request (400) is
-        asked again without it. Raises QuestionWriterError."""
+        asked without it from then on. Raises QuestionWriterError."""
         asked = body if self._plain else body | optional
         response = self._send("POST", "/chat/completions", asked)
         if response.status_code in (400, 422) and asked is not body:

@@ -227,6 +227,14 @@ def test_the_key_is_sent_and_never_shown(server, writer, monkeypatch, caplog):
     assert keyed.digest == EndpointWriter(f"{server.address}#m", QUICK).digest
 
 
+@pytest.mark.parametrize("key", ["sk-prüfung", "sk-a\nHost: b"])
+def test_a_key_that_cannot_be_is_not_shown_either(monkeypatch, key):
+    monkeypatch.setenv(KEY_VARIABLE, key)
+    with pytest.raises(UsageError, match=KEY_VARIABLE) as caught:
+        EndpointWriter("http://127.0.0.1:1/v1#m", QUICK)
+    assert "sk-" not in str(caught.value)
+
+
 def test_identity_is_address_and_model(server, writer):
     own = writer().digest
     assert EndpointWriter(f"{server.address}/#m/1", QUICK).digest == own
