@@ -29,6 +29,8 @@ class Reply(NamedTuple):
     prompt_tokens: int
     latency_ms: float
     truncated: bool = False
+    statement: str = ""
+    reader: str | None = None
 
 
 def read_documents(folder: Path) -> dict[str, str]:

@@ -1,5 +1,5 @@
 """`AtomLoRA`: a store opened on its base. Question -> router -> composer -> kernels (in the base's layers)
--> answer."""
+-> statements -> reader -> answer."""
 
 from __future__ import annotations
 
@@ -8,35 +8,26 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from atomlora.answers import Answer, AnswerAtom, Mode, check_request
+from atomlora.answers import Answer, Mode, Style
+from atomlora.asking import Asked, How, Said, answer_of, prepare, read_statements, stated
 from atomlora.conflicts.records import OnConflict, checked_choice
 from atomlora.opening import base_for, policies_for
-from atomlora.prompts import chat_prompt
 from atomlora.store import Store
-from atomlora.turns import adds, joined, turns
+from atomlora.turns import adds, joined
 
 if TYPE_CHECKING:
     from atomlora.atom import Atom
     from atomlora.bases import Base
-    from atomlora.composer import Composer, Policy, Selection
+    from atomlora.composer import Composer, Policy
     from atomlora.interference.policy import PolicySettings
-    from atomlora.router import Embedder, Route, RoutedAtom, Router, RouterSettings
+    from atomlora.reader.mounted import Reader
+    from atomlora.router import Embedder, Route, Router, RouterSettings
     from atomlora.runtime.composed import ComposedModel
 
 T = TypeVar("T")
 BATCH_SIZE = 16
-
-
-class Asked(NamedTuple):
-    """A question on its way: its route, what of it takes part, what is mounted in each turn (see
-    `atomlora.turns`), and the prompt's token ids."""
-
-    route: Route
-    selection: Selection
-    turns: list[Selection]
-    prompt: list[int]
 
 
 class AtomLoRA:
@@ -48,6 +39,10 @@ class AtomLoRA:
     `both` does both, in one statement; `none` asks the bare base. Behaviour atoms stand beside every statement in all
     modes but none. A question that the router finds outside of the store is answered by the base without knowledge in
     every mode (`abstained`).
+
+    Styles: `statement` gives what the base says; `short` has the reader read that, or the texts of mode text, or (mode
+    both) what the atoms state and the texts, and answer shortly; `auto` is short where there is a reader and no
+    behaviour takes part, whose tone the reader would lose.
     """
 
     def __init__(
@@ -62,10 +57,12 @@ class AtomLoRA:
         policies: Sequence[Policy] = (),
         on_conflict: OnConflict | None = None,
         interference: PolicySettings | str | None = None,
+        reader: str | Path = "auto",
         capacity: int = 64,
     ) -> None:
         """Use `AtomLoRA.open`."""
         self.store = store
+        self._wanted_reader = str(reader)
         self._wanted_base: Base | str = base or store.manifest.base.name
         self._device, self._dtype = device, dtype
         self._router_settings, self._embedder = router, embedder
@@ -85,7 +82,8 @@ class AtomLoRA:
         GPU), `router` (RouterSettings), `embedder` (default: the store's), `policies` (see `Composer`),
         `on_conflict` (newest, warn or error: what becomes of routed atoms that contradict each other; default: as
         compiled), `interference` (PolicySettings, or its action: what is done about atoms that the store's records say
-        disturb each other; the last policy), `capacity` (atoms resident at once). Raises StoreError; BaseModelError,
+        disturb each other; the last policy), `reader` (auto: as compiled, or the shipped one of the base; none; a
+        folder), `capacity` (atoms resident at once). Raises StoreError; BaseModelError,
         naming both, when the base is not the store's: here where `base` is given, else when it is first needed.
         """
         store = Store.open(store_path, version=settings.pop("version", None))
@@ -95,12 +93,18 @@ class AtomLoRA:
         return opened
 
     def ask(
-        self, question: str, mode: Mode = "atoms", top_k: int = 4, max_new_tokens: int = 96, labels: Sequence[str] = ()
+        self,
+        question: str,
+        mode: Mode = "atoms",
+        top_k: int = 4,
+        max_new_tokens: int = 96,
+        labels: Sequence[str] = (),
+        style: Style = "auto",
     ) -> Answer:
         """Answer one question, greedily, by statements of up to `max_new_tokens` tokens. `labels`: of the behaviour
-        atoms to mount besides those that always are. Raises UsageError for an empty question, an unknown mode or
-        label, or top_k or max_new_tokens < 1."""
-        return self.ask_batch([question], mode, top_k, max_new_tokens, labels)[0]
+        atoms to mount besides those that always are. Raises UsageError for an empty question, an unknown mode, style
+        or label, top_k or max_new_tokens < 1, and style short without a reader."""
+        return self.ask_batch([question], mode, top_k, max_new_tokens, labels, style)[0]
 
     def ask_batch(
         self,
@@ -109,40 +113,33 @@ class AtomLoRA:
         top_k: int = 4,
         max_new_tokens: int = 96,
         labels: Sequence[str] = (),
+        style: Style = "auto",
     ) -> list[Answer]:
         """Answer several questions, each as `ask` would; batches are made of prompts of like length."""
-        from atomlora.runtime.decoding import decode_batch, plan_batches
-
         start = time.perf_counter()
-        asked = self._prepare(questions, mode, top_k, max_new_tokens, labels)
-        rows = [(number, turn) for number, one in enumerate(asked) for turn in one.turns]
-        prompts = [asked[number].prompt for number, _ in rows]
-        atoms = [{atom.id for atom in turn.atoms} for _, turn in rows]
-        statements: list[str] = [""] * len(rows)
-        latencies = [0.0] * len(asked)
-        for batch in plan_batches([len(prompt) for prompt in prompts], atoms, BATCH_SIZE, self._capacity):
-            last = max(len(prompts[row]) for row in batch) - 1
-            with self.composer.mounted([rows[row][1] for row in batch], [last] * len(batch)) as composition:
-                texts = decode_batch(self.base, [prompts[row] for row in batch], composition, max_new_tokens)
-            for row, text in zip(batch, texts, strict=True):
-                statements[row] = text
-                latencies[rows[row][0]] = (time.perf_counter() - start) * 1000
-        said: list[list[str]] = [[] for _ in asked]
-        for (number, _), statement in zip(rows, statements, strict=True):
-            said[number].append(statement)
+        asked = prepare(self, questions, How(mode, top_k, max_new_tokens, labels, style))
+        statements, latencies = self._state(asked, max_new_tokens, start)
+        said = self._read(asked, statements)
+        read_ms = (time.perf_counter() - start) * 1000
         return [
-            self._answer(one, joined(texts), mode, latency_ms)
-            for one, texts, latency_ms in zip(asked, said, latencies, strict=True)
+            answer_of(one, words, read_ms if one.reads else stated_ms, self.atoms)
+            for one, words, stated_ms in zip(asked, said, latencies, strict=True)
         ]
 
     def stream(
-        self, question: str, mode: Mode = "atoms", top_k: int = 4, max_new_tokens: int = 96, labels: Sequence[str] = ()
+        self,
+        question: str,
+        mode: Mode = "atoms",
+        top_k: int = 4,
+        max_new_tokens: int = 96,
+        labels: Sequence[str] = (),
+        style: Style = "auto",
     ) -> Generator[str, None, Answer]:
-        """The answer's text in pieces as they are decoded, from the second statement on whole statements; the
-        generator's return value is the `Answer`."""
+        """The answer's text in pieces as they are decoded, from the second statement on whole statements, a short
+        answer as a whole; the generator's return value is the `Answer`."""
         start = time.perf_counter()
-        asked = self._prepare([question], mode, top_k, max_new_tokens, labels)[0]
-        return self._stream(asked, mode, max_new_tokens, start)
+        (asked,) = prepare(self, [question], How(mode, top_k, max_new_tokens, labels, style))
+        return self._stream(asked, max_new_tokens, start)
 
     def route(self, question: str, top_k: int = 4) -> Route:
         """Which atoms matter to the question; needs the embedder only, not the base."""
@@ -215,6 +212,14 @@ class AtomLoRA:
             ),
         )
 
+    @property
+    def reader(self) -> Reader | None:
+        """What answers shortly; None where there is none. UsageError for one that is not there or of another base."""
+        from atomlora.reader.registry import reader_for
+
+        recorded = str(self.store.manifest.settings.get("reader", "auto"))
+        return self._part("reader", lambda: reader_for(self._wanted_reader, self.base, recorded))
+
     def _part(self, name: str, make: Callable[[], T]) -> T:
         with self._lock:
             if name not in self._parts:
@@ -224,35 +229,34 @@ class AtomLoRA:
 
     # Steps of asking
 
-    def _prepare(
-        self, questions: Sequence[str], mode: Mode, top_k: int, max_new_tokens: int, labels: Sequence[str]
-    ) -> list[Asked]:
-        from atomlora.composer import Selection
-        from atomlora.router import Route
-        from atomlora.runtime.decoding import check_room
+    def _state(self, asked: Sequence[Asked], max_new_tokens: int, start: float) -> tuple[list[str], list[float]]:
+        """What the base says in the turns of each question, and when (ms since `start`) the last was said."""
+        from atomlora.runtime.decoding import decode_batch, plan_batches
 
-        check_request(questions, mode, top_k, max_new_tokens)
-        if mode == "none":
-            routes = [Route(question=q, atoms=(), abstained=False, confidence=0.0) for q in questions]
-        else:
-            routes = self.router.route_batch(questions, top_k)
-        asked = []
-        for route in routes:
-            selection = Selection() if mode == "none" else self.composer.select(route, labels)
-            shown = selection.atoms if mode in ("text", "both") else ()
-            prompt = chat_prompt(self.base.tokenizer, route.question, self._context(shown))
-            check_room(self.base, prompt, route.question, max_new_tokens)
-            played = (
-                turns(selection) if mode == "atoms" else [selection.whole() if mode == "both" else selection.bare()]
-            )
-            asked.append(Asked(route, selection, played, prompt))
-        return asked
+        rows = [(number, turn) for number, one in enumerate(asked) for turn in one.turns]
+        prompts = [asked[number].prompt for number, _ in rows]
+        atoms = [{atom.id for atom in turn.atoms} for _, turn in rows]
+        statements: list[str] = [""] * len(rows)
+        latencies = [0.0] * len(asked)
+        for batch in plan_batches([len(prompt) for prompt in prompts], atoms, BATCH_SIZE, self._capacity):
+            last = max(len(prompts[row]) for row in batch) - 1
+            with self.composer.mounted([rows[row][1] for row in batch], [last] * len(batch)) as composition:
+                texts = decode_batch(self.base, [prompts[row] for row in batch], composition, max_new_tokens)
+            for row, text in zip(batch, texts, strict=True):
+                statements[row] = text
+                latencies[rows[row][0]] = (time.perf_counter() - start) * 1000
+        said: list[list[str]] = [[] for _ in asked]
+        for (number, _), statement in zip(rows, statements, strict=True):
+            said[number].append(statement)
+        return [joined(texts) for texts in said], latencies
 
-    def _context(self, atoms: Sequence[RoutedAtom]) -> str | None:
-        """The texts of atoms, each once, the likeliest first; None without atoms."""
-        return "\n".join(dict.fromkeys(self.atoms[atom.id].text for atom in atoms)) or None
+    def _read(self, asked: Sequence[Asked], statements: Sequence[str]) -> list[Said]:
+        """The answers: the reader's, or the statements themselves."""
+        if any(one.reads for one in asked) and self.reader is not None:
+            return read_statements(self.reader, asked, statements)
+        return [stated(one, statement) for one, statement in zip(asked, statements, strict=True)]
 
-    def _stream(self, asked: Asked, mode: Mode, max_new_tokens: int, start: float) -> Generator[str, None, Answer]:
+    def _stream(self, asked: Asked, max_new_tokens: int, start: float) -> Generator[str, None, Answer]:
         from atomlora.runtime.decoding import stream_text
 
         said: list[str] = []
@@ -261,40 +265,14 @@ class AtomLoRA:
             with self.composer.mounted([turn], [len(asked.prompt) - 1]) as composition:
                 for piece in stream_text(self.base, asked.prompt, composition, max_new_tokens):
                     pieces.append(piece)
-                    if not said:  # a later turn may repeat an earlier one, which shows at its end
+                    if not said and not asked.reads:  # a later turn may repeat an earlier one, which shows at its end
                         yield piece
             statement = "".join(pieces).strip()
             if adds(statement, said):
-                if said:
+                if said and not asked.reads:
                     yield "\n" + statement
                 said.append(statement)
-        latency_ms = (time.perf_counter() - start) * 1000
-        return self._answer(asked, joined(said), mode, latency_ms)
-
-    def _answer(self, asked: Asked, text: str, mode: Mode, latency_ms: float) -> Answer:
-        return Answer(
-            question=asked.route.question,
-            text=text,
-            abstained=asked.route.abstained,
-            confidence=asked.route.confidence,
-            mode=mode,
-            atoms=tuple(self.answer_atom(atom) for atom in asked.selection.atoms),
-            behaviours=tuple(self.answer_atom(atom) for atom in asked.selection.beside),
-            dropped=asked.selection.dropped,
-            conflicts=asked.selection.conflicts,
-            latency_ms=round(latency_ms, 3),
-            prompt_tokens=len(asked.prompt),
-        )
-
-    def answer_atom(self, routed: RoutedAtom) -> AnswerAtom:
-        atom = self.atoms[routed.id]
-        place = atom.provenances[0] if atom.provenances else None
-        return AnswerAtom(
-            id=atom.id,
-            weight=routed.weight,
-            score=routed.score,
-            source=place.source if place else None,
-            start=place.start if place else None,
-            end=place.end if place else None,
-            text=atom.text,
-        )
+        (words,) = self._read([asked], [joined(said)])
+        if asked.reads:
+            yield words.text
+        return answer_of(asked, words, (time.perf_counter() - start) * 1000, self.atoms)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from atomlora.metrics import normalise
 
 if TYPE_CHECKING:
+    from atomlora.answers import Mode
     from atomlora.composer import Selection
 
 
@@ -22,6 +23,16 @@ def turns(selection: Selection) -> list[Selection]:
     """What is mounted for each statement of the answer, the likeliest leader first; a selection without atoms has
     one turn, that of the base with its behaviours. Behaviours stand beside every statement and lead none."""
     return [_led_by(selection, number) for number in range(len(selection.atoms))] or [selection.bare()]
+
+
+def played(selection: Selection, mode: Mode, reads: bool = False) -> list[Selection]:
+    """The turns of a question in a mode. Where a reader `reads`, it alone sees the texts: mode both states like mode
+    atoms before, and mode text states nothing."""
+    if mode == "atoms" or (mode == "both" and reads):
+        return turns(selection)
+    if mode == "text" and reads:
+        return []
+    return [selection.whole() if mode == "both" else selection.bare()]
 
 
 def joined(statements: Sequence[str]) -> str:

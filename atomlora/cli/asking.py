@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from atomlora.asking import answer_atom
 from atomlora.cli import options, render
 from atomlora.cli.batches import ask_file, stream_answer
 from atomlora.errors import UsageError
@@ -22,6 +23,7 @@ from atomlora.errors import UsageError
     type=click.Choice(["atoms", "text", "both", "none"]),
     help="What the base is given: mounted atoms, their texts in the prompt, both, or nothing.",
 )
+@options.reader_options
 @options.model_options
 @click.option("--batch", type=click.Path(path_type=Path, allow_dash=True), help='jsonl of {"question": …} lines.')
 @click.option("--stream", is_flag=True, help="Show the answer while it is decoded.")
@@ -36,7 +38,7 @@ def ask(store: Path | str, question: str | None, batch: Path | None, stream: boo
     """
     check_ask(question, batch, stream, as_json)
     asked = None if question is None else options.read_question(question)
-    opening = {name: how.pop(name) for name in ("base", "device", "on_conflict", "interference")}
+    opening = {name: how.pop(name) for name in ("base", "device", "on_conflict", "interference", "reader")}
     with options.open_model(store, **opening) as model:
         if batch is not None:
             ask_file(model, batch, how, as_json)
@@ -59,7 +61,7 @@ def route(store: Path | str, question: str, top_k: int, as_json: bool) -> None:
     asked = options.read_question(question)
     with options.open_model(store, None, "auto") as model:
         routed = model.route(asked, top_k)
-        atoms = [model.answer_atom(atom) for atom in routed.atoms]
+        atoms = [answer_atom(atom, model.atoms) for atom in routed.atoms]
     render.route(routed, atoms, as_json)
 
 

@@ -38,6 +38,7 @@ MODES = "none,text,full,atoms,both,extract"
 @click.option("--predictions", type=click.Path(path_type=Path), help="Write every answer to this jsonl file.")
 @click.option("--record", is_flag=True, help="Keep the scores with the version; atomlora log shows how they moved.")
 @options.at_option
+@options.reader_options
 @options.model_options
 @options.json_option
 def eval_command(
@@ -46,6 +47,7 @@ def eval_command(
     as_json: bool,
     base: str | None,
     device: str,
+    reader: str,
     regression: bool,
     record: bool,
     version: str | None,
@@ -62,7 +64,7 @@ def eval_command(
     from atomlora.cli.scores import record_scores, require_recordable, run_evaluation, show_scores
 
     limits = check_options(regression, record, how)
-    with options.open_model(store, base, device, version=version) as model:
+    with options.open_model(store, base, device, reader=reader, version=version) as model:
         if limits is not None:
             run_regression(model, golden, limits, as_json, **how)
             return

@@ -25,6 +25,7 @@ def compile_settings(
     on_conflict: OnConflict | None,
     one_adapter: bool,
     storage: str | None,
+    reader: str | None,
 ) -> CompileSettings:
     """The defaults, but for the options that were given. UsageError names the option that cannot be."""
     names = None if targets is None else tuple(name.strip() for name in targets.split(",") if name.strip())
@@ -35,13 +36,22 @@ def compile_settings(
         return CompileSettings(
             adapter=adapter,
             **_given(slots=slots, embedder=embedder, question_writer=question_writer),
-            **_given(on_conflict=on_conflict, storage=storage),
+            **_given(on_conflict=on_conflict, storage=storage, reader=_checked_reader(reader)),
             one_adapter=one_adapter,
         )
     except ValidationError as error:
         first = error.errors()[0]
         option = "--" + str(first["loc"][0]).replace("_", "-")
         raise UsageError(f"{option} {first['input']}: {first['msg'].lower()}") from error
+
+
+def _checked_reader(name: str | None) -> str | None:
+    """A reader's name as the store keeps it; UsageError where no reader lies there."""
+    if name is None or name in ("auto", "none"):
+        return name
+    from atomlora.reader.folder import read_folder
+
+    return str(read_folder(Path(name)).path.resolve())
 
 
 def behaviour_files(

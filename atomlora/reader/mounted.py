@@ -8,6 +8,7 @@ base, whoever asks the view sees the reader.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -40,7 +41,9 @@ class Reader:
         """The short answers to questions, each from a text of its own, greedy; a text that does not fit into the
         base's context loses its end."""
         if questions:
-            yield from ask_documents(self.base, questions, texts, min(max_new_tokens, ANSWER_TOKENS), reader_prompt)
+            limit = min(max_new_tokens, ANSWER_TOKENS)
+            for reply in ask_documents(self.base, questions, texts, limit, reader_prompt):
+                yield reply._replace(reader=self.name)
 
 
 def grounded(answer: str, text: str) -> bool:
@@ -56,10 +59,13 @@ def view_of(model: Any) -> Any:
 
 def _with_adapter(view: Any, folder: ReaderFolder) -> Any:
     from peft import PeftModel
+    from safetensors import SafetensorError
 
     try:
-        wrapped = PeftModel.from_pretrained(view, str(folder.path), is_trainable=False)
-    except (ValueError, KeyError, RuntimeError, TypeError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of PEFT's own use of transformers
+            wrapped = PeftModel.from_pretrained(view, str(folder.path), is_trainable=False)
+    except (SafetensorError, ValueError, KeyError, RuntimeError, TypeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise CorruptStoreError(f"{folder.path}: not an adapter that PEFT can load ({reason})") from error
     return wrapped.get_base_model().eval()

@@ -11,7 +11,18 @@ from atomlora.corpora import SkippedFile
 from atomlora.errors import UsageError
 from atomlora.settings import CompileSettings
 
-OPTIONS = ("rank", "alpha", "layers", "targets", "slots", "embedder", "question_writer", "on_conflict", "storage")
+OPTIONS = (
+    "rank",
+    "alpha",
+    "layers",
+    "targets",
+    "slots",
+    "embedder",
+    "question_writer",
+    "on_conflict",
+    "storage",
+    "reader",
+)
 UNSET = {**dict.fromkeys(OPTIONS), "one_adapter": False}
 
 

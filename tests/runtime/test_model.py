@@ -71,8 +71,8 @@ def test_ask_gives_answer_with_provenance(world, opened):
     assert not answer.abstained
     fields = json.loads(json.dumps(answer.model_dump(mode="json")))
     assert set(fields) == {
-        *("question", "text", "abstained", "confidence", "mode", "atoms", "dropped", "conflicts"),
-        *("behaviours", "latency_ms", "prompt_tokens"),
+        *("question", "text", "statement", "reader", "abstained", "confidence", "mode", "atoms", "behaviours"),
+        *("dropped", "conflicts", "latency_ms", "prompt_tokens"),
     }
     assert set(fields["atoms"][0]) == {"id", "weight", "score", "source", "start", "end", "text"}
 
