@@ -79,8 +79,6 @@ def adapt(
     require_free(out)
     loaded = load_base(base, device, _training_dtype(device))
     recipe_base = FitsBase(name=loaded.name, fingerprint=loaded.fingerprint, shape=base_shape(loaded.model.config))
-    if loaded.model.device.type == "cpu":  # whose fused attention takes a fifth of a step for its gradients
-        loaded.model.set_attn_implementation("eager")
     trees, left_out = pack_examples(loaded.tokenizer, examples, settings.max_tokens)
     if not trees:
         raise InputError(f"{data}: every text is longer than {settings.max_tokens} tokens with its questions; cut them")
