@@ -12,6 +12,7 @@ import json
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from atomlora.questions.prompts import squeeze
 from atomlora.questions.squad import Passage, pairs_within, read_passages, sentence_spans, split_titles, tidy
@@ -42,16 +43,14 @@ class Sentences:
         return " ".join(words[generator.randrange(len(words)) :])
 
 
-def whole_passages(passages: Sequence[Passage]) -> Iterator[dict[str, object]]:
+def whole_passages(passages: Sequence[Passage]) -> Iterator[dict[str, Any]]:
     """Lines of a data file: every passage with all its questions."""
     for passage in passages:
         for question, answer in passage.questions:
             yield _line(passage.text, tidy(question), answer)
 
 
-def statements(
-    passages: Sequence[Passage], sentences: Sentences, generator: random.Random
-) -> Iterator[dict[str, object]]:
+def statements(passages: Sequence[Passage], sentences: Sentences, generator: random.Random) -> Iterator[dict[str, Any]]:
     """Lines of a data file: every sentence that holds answers, in one of the ways in which it is met."""
     for passage in passages:
         for start, end in sentence_spans(passage.text):
@@ -92,7 +91,7 @@ def _garbled(sentence: str, answers: Sequence[str], sentences: Sentences, genera
     return f"{sentence[:last]}, {sentences.tail(generator)}"
 
 
-def _line(text: str, question: str, answer: str) -> dict[str, object]:
+def _line(text: str, question: str, answer: str) -> dict[str, Any]:
     return {"text": squeeze(text), "question": question, "answer": answer.strip().rstrip(".,;:")}
 
 
