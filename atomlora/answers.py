@@ -53,16 +53,23 @@ class Conflict(AnswerPart):
     newer: str | None = None
 
 
+class Reworded(AnswerPart):
+    """An atom that lost its thread over the question's wording, and the `question` in which it was asked again."""
+
+    id: str
+    question: str
+
+
 class Answer(AnswerPart):
     """The answer to one question.
 
     `abstained`: the router found nothing that covers the question, so the base answered without knowledge.
     `confidence`: the router's probability that the store covers it (0 in mode none, which does not route).
-    `latency_ms`: from the call to the end of the batch that held the question's last step. `prompt_tokens`: of all
-    its prompts, the reader's too, without padding. `atoms` were routed, `behaviours` stood beside them in every
-    statement. `statement` is what the base said: in mode atoms one statement a line, one for each atom that says
-    something new; nothing where only the reader spoke. `text` is the answer: the short one of `reader`, where one
-    answered, else the statement.
+    `latency_ms`: from the call to the end of the batch that held the question's last step. `prompt_tokens`: of its
+    prompt and the reader's, without padding. `atoms` were routed, `behaviours` stood beside them in every statement.
+    `statement` is what the base said: in mode atoms one statement a line, one for each atom that says something new;
+    nothing where only the reader spoke. `text` is the answer: the short one of `reader`, where one answered, else the
+    statement. `reworded`: see `atomlora.statements`.
     """
 
     question: str
@@ -76,6 +83,7 @@ class Answer(AnswerPart):
     behaviours: tuple[AnswerAtom, ...] = ()
     dropped: tuple[Dropped, ...] = ()
     conflicts: tuple[Conflict, ...] = ()
+    reworded: tuple[Reworded, ...] = ()
     latency_ms: float
     prompt_tokens: int
 

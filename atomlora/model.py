@@ -7,15 +7,16 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from atomlora.answers import Answer, Mode, Style
-from atomlora.asking import Asked, How, Said, answer_of, prepare, read_statements, stated
+from atomlora.asking import Asked, How, answers, prepare
 from atomlora.conflicts.records import OnConflict, checked_choice
-from atomlora.opening import base_for, policies_for
+from atomlora.opening import base_for, checked_steady, policies_for
 from atomlora.store import Store
-from atomlora.turns import adds, joined
+from atomlora.turns import adds
 
 if TYPE_CHECKING:
     from atomlora.atom import Atom
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from atomlora.runtime.composed import ComposedModel
 
 T = TypeVar("T")
-BATCH_SIZE = 16
+STEADY = 0.5
 
 
 class AtomLoRA:
@@ -59,6 +60,7 @@ class AtomLoRA:
         interference: PolicySettings | str | None = None,
         reader: str | Path = "auto",
         capacity: int = 64,
+        steady: float = STEADY,
     ) -> None:
         """Use `AtomLoRA.open`."""
         self.store = store
@@ -68,6 +70,7 @@ class AtomLoRA:
         self._router_settings, self._embedder = router, embedder
         self._policies, self._interference, self._capacity = policies, interference, capacity
         self._on_conflict = checked_choice(on_conflict)
+        self.steady = checked_steady(steady)
         self._parts: dict[str, Any] = {}
         self._lock = threading.RLock()
 
@@ -83,8 +86,10 @@ class AtomLoRA:
         `on_conflict` (newest, warn or error: what becomes of routed atoms that contradict each other; default: as
         compiled), `interference` (PolicySettings, or its action: what is done about atoms that the store's records say
         disturb each other; the last policy), `reader` (auto: as compiled, or the shipped one of the base; none; a
-        folder), `capacity` (atoms resident at once). Raises StoreError; BaseModelError,
-        naming both, when the base is not the store's: here where `base` is given, else when it is first needed.
+        folder), `capacity` (atoms resident at once), `steady` (probability of a token below which an atom is asked
+        again in a wording that it was trained on, see `atomlora.statements`; 0: never).
+        Raises StoreError; UsageError for a setting out of its range; BaseModelError, naming both, when the base is not
+        the store's: here where `base` is given, else when it is first needed.
         """
         store = Store.open(store_path, version=settings.pop("version", None))
         opened = cls(store, base, device, **settings)
@@ -116,15 +121,12 @@ class AtomLoRA:
         style: Style = "auto",
     ) -> list[Answer]:
         """Answer several questions, each as `ask` would; batches are made of prompts of like length."""
+        from atomlora.statements import say
+
         start = time.perf_counter()
         asked = prepare(self, questions, How(mode, top_k, max_new_tokens, labels, style))
-        statements, latencies = self._state(asked, max_new_tokens, start)
-        said = self._read(asked, statements)
-        read_ms = (time.perf_counter() - start) * 1000
-        return [
-            answer_of(one, words, read_ms if one.reads else stated_ms, self.atoms)
-            for one, words, stated_ms in zip(asked, said, latencies, strict=True)
-        ]
+        statements = iter(say(self, [row for one in asked for row in one.rows], max_new_tokens))
+        return answers(self, asked, [list(islice(statements, len(one.rows))) for one in asked], start)
 
     def stream(
         self,
@@ -135,7 +137,7 @@ class AtomLoRA:
         labels: Sequence[str] = (),
         style: Style = "auto",
     ) -> Generator[str, None, Answer]:
-        """The answer's text in pieces as they are decoded, from the second statement on whole statements, a short
+        """The answer's text in pieces as they are decoded, from the second statement on whole statements, a reader's
         answer as a whole; the generator's return value is the `Answer`."""
         start = time.perf_counter()
         (asked,) = prepare(self, [question], How(mode, top_k, max_new_tokens, labels, style))
@@ -227,52 +229,18 @@ class AtomLoRA:
             part: T = self._parts[name]
             return part
 
-    # Steps of asking
-
-    def _state(self, asked: Sequence[Asked], max_new_tokens: int, start: float) -> tuple[list[str], list[float]]:
-        """What the base says in the turns of each question, and when (ms since `start`) the last was said."""
-        from atomlora.runtime.decoding import decode_batch, plan_batches
-
-        rows = [(number, turn) for number, one in enumerate(asked) for turn in one.turns]
-        prompts = [asked[number].prompt for number, _ in rows]
-        atoms = [{atom.id for atom in turn.atoms} for _, turn in rows]
-        statements: list[str] = [""] * len(rows)
-        latencies = [0.0] * len(asked)
-        for batch in plan_batches([len(prompt) for prompt in prompts], atoms, BATCH_SIZE, self._capacity):
-            last = max(len(prompts[row]) for row in batch) - 1
-            with self.composer.mounted([rows[row][1] for row in batch], [last] * len(batch)) as composition:
-                texts = decode_batch(self.base, [prompts[row] for row in batch], composition, max_new_tokens)
-            for row, text in zip(batch, texts, strict=True):
-                statements[row] = text
-                latencies[rows[row][0]] = (time.perf_counter() - start) * 1000
-        said: list[list[str]] = [[] for _ in asked]
-        for (number, _), statement in zip(rows, statements, strict=True):
-            said[number].append(statement)
-        return [joined(texts) for texts in said], latencies
-
-    def _read(self, asked: Sequence[Asked], statements: Sequence[str]) -> list[Said]:
-        """The answers: the reader's, or the statements themselves."""
-        if any(one.reads for one in asked) and self.reader is not None:
-            return read_statements(self.reader, asked, statements)
-        return [stated(one, statement) for one, statement in zip(asked, statements, strict=True)]
-
     def _stream(self, asked: Asked, max_new_tokens: int, start: float) -> Generator[str, None, Answer]:
-        from atomlora.runtime.decoding import stream_text
+        from atomlora.statements import say, stream
 
-        said: list[str] = []
-        for turn in asked.turns:
-            pieces: list[str] = []
-            with self.composer.mounted([turn], [len(asked.prompt) - 1]) as composition:
-                for piece in stream_text(self.base, asked.prompt, composition, max_new_tokens):
-                    pieces.append(piece)
-                    if not said and not asked.reads:  # a later turn may repeat an earlier one, which shows at its end
-                        yield piece
-            statement = "".join(pieces).strip()
-            if adds(statement, said):
-                if said and not asked.reads:
-                    yield "\n" + statement
-                said.append(statement)
-        (words,) = self._read([asked], [joined(said)])
         if asked.reads:
-            yield words.text
-        return answer_of(asked, words, (time.perf_counter() - start) * 1000, self.atoms)
+            (answer,) = answers(self, [asked], [say(self, asked.rows, max_new_tokens)], start)
+            yield answer.text
+            return answer
+        statements = [(yield from stream(self, asked.rows[0], max_new_tokens))]
+        for row in asked.rows[1:]:  # may repeat an earlier one, which shows at its end
+            (statement,) = say(self, [row], max_new_tokens)
+            if adds(statement.text, [one.text for one in statements]):
+                yield "\n" + statement.text
+            statements.append(statement)
+        (answer,) = answers(self, [asked], [statements], start)
+        return answer

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from atomlora.metrics import normalise
 
 if TYPE_CHECKING:
-    from atomlora.answers import Mode
     from atomlora.composer import Selection
 
 
@@ -25,14 +24,10 @@ def turns(selection: Selection) -> list[Selection]:
     return [_led_by(selection, number) for number in range(len(selection.atoms))] or [selection.bare()]
 
 
-def played(selection: Selection, mode: Mode, reads: bool = False) -> list[Selection]:
-    """The turns of a question in a mode. Where a reader `reads`, it alone sees the texts: mode both states like mode
-    atoms before, and mode text states nothing."""
-    if mode == "atoms" or (mode == "both" and reads):
-        return turns(selection)
-    if mode == "text" and reads:
-        return []
-    return [selection.whole() if mode == "both" else selection.bare()]
+def alone(selection: Selection, leader: int) -> Selection:
+    """The atom that leads turn number `leader`, at weight 1 without the other atoms; behaviours stay beside it."""
+    first = selection.atoms[leader].model_copy(update={"weight": 1.0})
+    return selection.model_copy(update={"atoms": (first, *selection.beside), "beside": ()})
 
 
 def joined(statements: Sequence[str]) -> str:

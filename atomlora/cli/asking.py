@@ -7,7 +7,6 @@ from typing import Any
 
 import click
 
-from atomlora.asking import answer_atom
 from atomlora.cli import options, render
 from atomlora.cli.batches import ask_file, stream_answer
 from atomlora.errors import UsageError
@@ -30,6 +29,7 @@ from atomlora.errors import UsageError
 @options.labels_option
 @options.on_conflict_option
 @options.interference_option
+@options.steady_option
 @options.json_option
 def ask(store: Path | str, question: str | None, batch: Path | None, stream: bool, as_json: bool, **how: Any) -> None:
     """Answer a question from a store.
@@ -38,7 +38,7 @@ def ask(store: Path | str, question: str | None, batch: Path | None, stream: boo
     """
     check_ask(question, batch, stream, as_json)
     asked = None if question is None else options.read_question(question)
-    opening = {name: how.pop(name) for name in ("base", "device", "on_conflict", "interference", "reader")}
+    opening = {n: how.pop(n) for n in ("base", "device", "reader", "on_conflict", "interference", "steady")}
     with options.open_model(store, **opening) as model:
         if batch is not None:
             ask_file(model, batch, how, as_json)
@@ -58,6 +58,8 @@ def route(store: Path | str, question: str, top_k: int, as_json: bool) -> None:
 
     QUESTION may be - to read it from standard input. Needs no base model.
     """
+    from atomlora.asking import answer_atom
+
     asked = options.read_question(question)
     with options.open_model(store, None, "auto") as model:
         routed = model.route(asked, top_k)
