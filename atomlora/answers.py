@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict
 
 from atomlora.errors import UsageError
 
-Mode = Literal["atoms", "text", "both", "none"]
-MODES: tuple[Mode, ...] = ("atoms", "text", "both", "none")
+Mode = Literal["atoms", "text", "both", "auto", "none"]
+MODES: tuple[Mode, ...] = ("atoms", "text", "both", "auto", "none")
 Style = Literal["auto", "short", "statement"]
 STYLES: tuple[Style, ...] = ("auto", "short", "statement")
 
@@ -67,9 +67,9 @@ class Answer(AnswerPart):
     `confidence`: the router's probability that the store covers it (0 in mode none, which does not route).
     `latency_ms`: from the call to the end of the batch that held the question's last step. `prompt_tokens`: of its
     prompt and the reader's, without padding. `atoms` were routed, `behaviours` stood beside them in every statement.
-    `statement` is what the base said: in mode atoms one statement a line, one for each atom that says something new;
-    nothing where only the reader spoke. `text` is the answer: the short one of `reader`, where one answered, else the
-    statement. `reworded`: see `atomlora.statements`.
+    `mode` is the one that answered, also where auto chose it. `statement` is what the base said: in mode atoms one
+    statement a line, one for each atom that says something new; nothing where only the reader spoke. `text` is the
+    answer: the short one of `reader`, where one answered, else the statement. `reworded`: see `atomlora.statements`.
     """
 
     question: str

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from atomlora.answers import Answer, AnswerAtom, Mode, Reworded, Style, check_request
 from atomlora.errors import UsageError
+from atomlora.modes import auto_mode
 from atomlora.prompts import chat_prompt
 from atomlora.turns import alone, joined, turns
 
@@ -55,8 +56,9 @@ def prepare(model: AtomLoRA, questions: Sequence[str], how: How) -> list[Asked]:
     asked = []
     for route in routes:
         selection = Selection() if how.mode == "none" else model.composer.select(route, how.labels)
-        shown = shown_text(selection, model.atoms) if how.mode in ("text", "both") else None
-        one = Asked(route, selection, how.mode, [], shown, _reads(model, selection, how.style))
+        mode = auto_mode(selection, model.atoms) if how.mode == "auto" else how.mode
+        shown = shown_text(selection, model.atoms) if mode in ("text", "both") else None
+        one = Asked(route, selection, mode, [], shown, _reads(model, selection, how.style))
         asked.append(one._replace(rows=_rows(model, one, how.max_new_tokens)))
     return asked
 

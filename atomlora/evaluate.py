@@ -25,7 +25,7 @@ from atomlora.one_adapter import ask_one_adapter, require_one_adapter
 if TYPE_CHECKING:
     from atomlora.model import AtomLoRA
 
-EvalMode = Literal["none", "text", "full", "big", "atoms", "both", "extract"]
+EvalMode = Literal["none", "text", "full", "big", "atoms", "both", "auto", "extract"]
 EVAL_MODES: tuple[EvalMode, ...] = get_args(EvalMode)
 DEFAULT_MODES: tuple[EvalMode, ...] = ("none", "text", "full", "atoms", "both", "extract")
 
@@ -136,6 +136,7 @@ def evaluate(
         require_one_adapter(model.store)
     scores: dict[str, ModeScores] = {}
     warnings: list[str] = []
+    reader: str | None = None
     for mode in modes:
         asked = [one for one in golden if mode != "full" or _context(one, lookup) is not None]
         if len(asked) < len(golden):
@@ -156,12 +157,13 @@ def evaluate(
                 if on_answer is not None:
                     on_answer(answers[-1])
         scores[mode] = _means(answers, truncated)
+        reader = next((one.reader for one in answers if one.reader is not None), reader)
     return EvalReport(
         modes=scores,
         routing=routing_scores(model, golden, top_k),
         questions=len(golden),
         batch_size=batch_size,
-        reader=None if style == "statement" or model.reader is None else model.reader.name,
+        reader=reader,
         style=style,
         documents=None if "full" not in scores else REBUILT if documents is None else documents_name,
         warnings=tuple(warnings),

@@ -19,8 +19,8 @@ from atomlora.errors import UsageError
     "--mode",
     default="atoms",
     show_default=True,
-    type=click.Choice(["atoms", "text", "both", "none"]),
-    help="What the base is given: mounted atoms, their texts in the prompt, both, or nothing.",
+    type=click.Choice(["atoms", "text", "both", "auto", "none"]),
+    help="What the base is given: mounted atoms, their texts in the prompt, both, what the route suggests, or nothing.",
 )
 @options.reader_options
 @options.model_options

@@ -92,4 +92,7 @@ def write_folder(path: Path, wrapped: Any, recipe: ReaderRecipe) -> None:
     config = wrapped.peft_config["default"]
     config.base_model_name_or_path, config.inference_mode = None, True
     config.save_pretrained(str(path))
+    written = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
+    written["target_modules"] = sorted(written["target_modules"])  # a set: in another order in every process
+    (path / CONFIG_FILE).write_text(json.dumps(written, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     (path / RECIPE_FILE).write_text(recipe.model_dump_json(indent=2) + "\n", encoding="utf-8")

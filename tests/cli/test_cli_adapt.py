@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from atomlora.errors import InputError
+
 QUESTION = "What was the tower built of?"
 FEW = ("--max-new-tokens", "4")
 QUICK = ("--epochs", "30", "--learning-rate", "0.03", "--rank", "4", "--batch-tokens", "64")
@@ -70,6 +72,20 @@ def test_bad_data_is_named_before_the_base_is_loaded(run, tmp_path):
     result = run("adapt", path, "-o", tmp_path / "r", "--base", "no-such-base")
     assert result.exit_code == 1
     assert "bad.jsonl, line 2" in result.stderr
+
+
+def test_compile_records_the_reader(run, reader, monkeypatch, tmp_path):
+    monkeypatch.chdir(reader.parent)
+    seen = []
+
+    def compile_corpus(_sources, _store, settings, **_how):
+        seen.append(settings.reader)
+        raise InputError("enough")
+
+    monkeypatch.setattr("atomlora.compiler.compile.compile_corpus", compile_corpus)
+    for name in ("little", "none"):
+        run("compile", tmp_path, "-o", tmp_path / "s", "--reader", name)
+    assert seen == [str(reader.resolve()), "none"]
 
 
 def test_readers_that_are_none(run, store, tmp_path):

@@ -9,9 +9,9 @@ from atomlora.errors import InputError, UsageError
 from atomlora.packing import target_nll
 from atomlora.reader.checkpoint import FILE
 from atomlora.reader.examples import load_examples
-from atomlora.reader.folder import ADAPTER_FILE, read_folder
+from atomlora.reader.folder import ADAPTER_FILE, CONFIG_FILE, read_folder
 from atomlora.reader.mounted import Reader
-from atomlora.reader.settings import AdaptSettings
+from atomlora.reader.settings import ALL_LINEAR, AdaptSettings
 from atomlora.reader.training import adapt, pack_examples, wrap
 
 
@@ -30,6 +30,9 @@ def test_a_reader_answers_what_it_learnt(base, folder, data):
     assert recipe.trained["texts"] == 2
     assert recipe.base.fingerprint == base.fingerprint
     assert not (folder / FILE).exists()
+    config = json.loads((folder / CONFIG_FILE).read_text())
+    assert config["target_modules"] == sorted(ALL_LINEAR)
+    assert config["base_model_name_or_path"] is None  # a folder of this machine
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ def test_one_routed_atom_has_one_turn(world, opened):
     assert answer.text == decoded(world, {number: 1.0})
 
 
-@pytest.mark.parametrize("mode", ["atoms", "text", "both", "none"])
+@pytest.mark.parametrize("mode", ["atoms", "text", "both", "auto", "none"])
 def test_a_batch_answers_as_single_questions(opened, mode):
     together = opened.ask_batch(QUESTIONS, mode=mode, max_new_tokens=8)
     alone = [opened.ask(question, mode=mode, max_new_tokens=8) for question in QUESTIONS]

@@ -114,3 +114,10 @@ def test_a_reader_that_is_not_there(world):
         pytest.raises(UsageError, match=r"reader\.json cannot be read there"),
     ):
         model.ask(QUESTION, **FEW)
+
+
+def test_the_reader_that_the_store_records_is_the_default(world, monkeypatch):
+    monkeypatch.setattr("atomlora.reader.registry.reader_for", lambda name, _base, recorded: (name, recorded))
+    with AtomLoRA.open(world.path, **world.settings) as model:
+        model.store.manifest.settings["reader"] = "/readers/mine"
+        assert model.reader == ("auto", "/readers/mine")
