@@ -70,7 +70,8 @@ def adapt(
 ) -> AdaptReport:
     """Train a reader on the examples of `data` (see `atomlora.reader.examples`) and write it to the folder `out`.
 
-    An interrupted run leaves a checkpoint there, at most two minutes old, and is resumed by the same call. Raises
+    An interrupted run leaves a checkpoint there, at most two minutes old, and is resumed by the same call; `epochs` and
+    `minutes` may be others then. Raises
     InputError for data that cannot be used, UsageError for settings that the base cannot have and where `out` holds
     something else, BaseModelError, and AtomLoraError where training diverges.
     """
@@ -85,7 +86,9 @@ def adapt(
     torch.manual_seed(settings.seed)
     wrapped = wrap(loaded, settings)
     file = {"file": data.name, "sha256": hashlib.sha256(data.read_bytes()).hexdigest()}
-    identity = digest_json([settings.model_dump(mode="json"), file["sha256"], recipe_base.fingerprint])
+    # How long to train may be changed when a run is resumed; what it trains may not.
+    shaping = settings.model_dump(mode="json", exclude={"epochs", "minutes"})
+    identity = digest_json([shaping, file["sha256"], recipe_base.fingerprint])
     end = _Run(wrapped, settings, out, identity).train(trees, on_progress or (lambda _progress: None))
     trained = {
         "examples": len(examples),

@@ -71,7 +71,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(base_folder, data, tmp_
         adapt(data, stopped, base_folder, settings.model_copy(update={"rank": 8}), "cpu")
     steps = []
     adapt(data, stopped, base_folder, settings, "cpu", lambda progress: steps.append(progress.steps))
-    assert steps[0] == 6
+    assert steps[0] == 6  # and the run ends where it would have
     assert not (stopped / FILE).exists()
     whole, resumed = load_file(tmp_path / "whole" / ADAPTER_FILE), load_file(stopped / ADAPTER_FILE)
     assert all(whole[name].equal(resumed[name]) for name in whole)
