@@ -122,6 +122,7 @@ class CompileSettings(Settings):
     slots: int = Field(24, ge=1)
     embedder: str = "minilm"
     on_conflict: OnConflict = "warn"
+    reader: str = "auto"
     behaviour: BehaviourSettings = BehaviourSettings()
     one_adapter: bool = False
     interference: InterferenceSettings = InterferenceSettings()

@@ -6,6 +6,7 @@ interrupted.
 
 import click
 
+from atomlora.cli.adapting import adapt
 from atomlora.cli.asking import ask, route
 from atomlora.cli.checking import check
 from atomlora.cli.compiling import compile_command
@@ -26,7 +27,7 @@ def main() -> None:
 
 
 for command in (
-    sample, questions, compile_command, ask, route, eval_command, check, status, show, log, diff, checkout, tag,
+    sample, questions, compile_command, ask, route, eval_command, check, adapt, status, show, log, diff, checkout, tag,
     verify, gc, push, pull,
 ):  # fmt: skip
     main.add_command(command)

@@ -36,6 +36,7 @@ from atomlora.quantised import quantised_name
 @click.option("--one-adapter", is_flag=True, help="Also train the baseline: one adapter for all, for eval --modes big.")
 @click.option("--slots", type=int, help="Atoms that train side by side: more need more memory.")
 @options.on_conflict_option
+@click.option("--reader", metavar="auto|none|DIR", help="Who answers shortly by default: see adapt.  [default: auto]")
 @click.option("--storage", type=click.Choice(["bf16", "int8"]), help="Store weights so.  [default: bf16]")
 @options.device_option
 @options.json_option

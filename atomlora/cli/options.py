@@ -122,6 +122,23 @@ steady_option = click.option(
 )
 
 
+reader_option = click.option(
+    "--reader", default="auto", show_default=True, metavar="auto|none|DIR", help="Who answers shortly: see adapt."
+)
+style_option = click.option(
+    "--style",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "short", "statement"]),
+    help="The reader's short answer, or what the base states; auto is short where there is a reader.",
+)
+
+
+def reader_options(command: Command) -> Command:
+    """--reader and --style."""
+    return reader_option(style_option(command))
+
+
 def model_options(command: Command) -> Command:
     """--base, --device, --top-k and --max-new-tokens."""
     for option in (new_tokens_option, top_k_option, device_option, base_option):

@@ -32,6 +32,7 @@ def compile_settings(
     on_conflict: OnConflict | None,
     one_adapter: bool,
     storage: str | None,
+    reader: str | None,
     preset: Preset | None = None,
     **writer: Any,
 ) -> CompileSettings:
@@ -44,6 +45,7 @@ def compile_settings(
         return CompileSettings(
             adapter=adapter,
             **_given(slots=slots, embedder=embedder, on_conflict=on_conflict, storage=storage),
+            **_given(reader=_checked_reader(reader)),
             **_writer(**writer),
             **preset_changes(preset or "balanced"),
             one_adapter=one_adapter,
@@ -84,6 +86,15 @@ def _named_options() -> Iterator[None]:
         field = str(first["loc"][0])
         option = _OPTIONS.get(field) or "--" + field.replace("_", "-")
         raise UsageError(f"{option} {first['input']}: {first['msg'].lower()}") from error
+
+
+def _checked_reader(name: str | None) -> str | None:
+    """A reader's name as the store keeps it; UsageError where no reader lies there."""
+    if name is None or name in ("auto", "none"):
+        return name
+    from atomlora.reader.folder import read_folder
+
+    return str(read_folder(Path(name)).path.resolve())
 
 
 def behaviour_files(

@@ -61,7 +61,7 @@ def as_before(head: Manifest, settings: CompileSettings, base: Base) -> CompileS
             f"the documents for {base.name!r}"
         )
     shaped = ["adapter", "train", "question_writer", "max_questions", "question_rounds", "round_trip", "embedder"]
-    chosen = [name for name in ("on_conflict", "storage") if name not in settings.model_fields_set]
+    chosen = [name for name in ("on_conflict", "storage", "reader") if name not in settings.model_fields_set]
     known = {name: head.settings[name] for name in (*shaped, *chosen) if name in head.settings}
     try:
         before = CompileSettings.model_validate(known)

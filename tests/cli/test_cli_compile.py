@@ -12,7 +12,18 @@ from atomlora.errors import UsageError
 from atomlora.presets import preset
 from atomlora.settings import AdapterSettings, CompileSettings
 
-OPTIONS = ("rank", "alpha", "layers", "targets", "slots", "embedder", "question_writer", "on_conflict", "storage")
+OPTIONS = (
+    "rank",
+    "alpha",
+    "layers",
+    "targets",
+    "slots",
+    "embedder",
+    "question_writer",
+    "on_conflict",
+    "storage",
+    "reader",
+)
 UNSET = {**dict.fromkeys(OPTIONS), "one_adapter": False}
 
 
