@@ -1,6 +1,6 @@
 """How well and how fast the router finds the right atoms, and whether it knows when there are none.
 
-    python bench/router.py [--json] [--plot DIR] [--parts quality,scale] [--sets sample,squad,tofu,phantomwiki]
+    python bench/router.py [--json] [--plot DIR] [--parts quality,scale] [--sets sample,squad,tofu,phantomwiki,two-step]
                            [--data DIR] [--store STORE] [--work DIR] [--limit N] [--written N] [--sizes 1000,…,1000000]
 
 quality: on each set (bench/router_sets.py), next to FAISS Flat over MiniLM vectors of the passages and of the router's
@@ -61,17 +61,20 @@ sets, rivals, scale = beside("router_sets"), beside("router_rivals"), beside("ro
 Ranked, TOP = rivals.Ranked, rivals.TOP
 PARTS = ("quality", "scale")
 ALPHA = 0.05
+# Low enough for eight atoms to be ranked; ways of a second round are gone from here on
+LEAST_WEIGHT = 0.001
 
 
 class Routed:
     """The router itself, in the rivals' shape: without silence, so that its ranking shows for every question."""
 
-    name, passages = "router", False
+    passages = False
 
     def __init__(self, found: Any, inputs: Any, settings: RouterSettings) -> None:
+        self.name = "router" if settings.hops == 1 else f"router-{settings.hops}-hops"
         texts = [text for _, text in found.keys]
         positions = np.array([position for position, _ in found.keys], np.int32)
-        kinds = {text for atom in found.atoms for text in (question.text for question in atom.questions)}
+        questions = {text for atom in found.atoms for text in (question.text for question in atom.questions)}
         cache = inputs.work / f"{found.name}.tokens"
         how = {"documents": found.documents, "token_cache": cache}
         calibration = fit_calibration(
@@ -80,11 +83,11 @@ class Routed:
             positions,
             texts,
             settings,
-            questions=np.array([text in kinds for text in texts]),
+            questions=np.array([text in questions for text in texts]),
             alpha=ALPHA,
             **how,
         )
-        open_settings = settings.model_copy(update={"top_k": TOP, "abstain": False, "min_weight": 0.0})
+        open_settings = settings.model_copy(update={"top_k": TOP, "abstain": False, "min_weight": LEAST_WEIGHT})
         ids = [atom.id for atom in found.atoms]
         self.router = Router(
             inputs.embedder, found.embeddings, positions, ids, texts, calibration, open_settings, **how
@@ -113,6 +116,7 @@ def contenders(found: Any, inputs: Any) -> list[Any]:
     passages = sets.embedded(found.passages, inputs, found.name)
     return [
         Routed(found, inputs, RouterSettings()),
+        Routed(found, inputs, RouterSettings(hops=2)),
         rivals.FlatCosine("minilm-passages", embedder, passages, np.arange(len(passages)), True),
         rivals.FlatCosine("minilm-keys", embedder, found.embeddings, positions, False),
         rivals.Lexical("bm25-passages", found.passages, True),

@@ -7,12 +7,14 @@ An atom is right when it holds the answer and comes from the passage (or documen
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import re
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +30,18 @@ from atomlora.runtime.keys import store_documents, store_keys
 from atomlora.store import Store
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+
+
+def beside(name: str) -> ModuleType:
+    """Another file of this folder, which is not on the import path."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 SQUAD_TITLES = slice(16, 24)
 BATCH = 512  # texts embedded between two looks at the clock
 
@@ -63,6 +77,9 @@ class Inputs(NamedTuple):
     embedder: Embedder
     limit: int
     written: int
+
+
+two_step_questions = beside("router_two_hop").two_step_questions
 
 
 def sample_set(inputs: Inputs) -> RoutingSet:
@@ -130,7 +147,24 @@ def phantomwiki_set(inputs: Inputs) -> RoutingSet:
     return routing_set("phantomwiki", inputs, atoms, load_golden(folder / "one_hop.jsonl", None))
 
 
-SETS = {"sample": sample_set, "squad": squad_set, "tofu": tofu_set, "phantomwiki": phantomwiki_set}
+def two_step_set(inputs: Inputs) -> RoutingSet:
+    """The same persons, and questions that need a second atom to find the one that answers."""
+    found = phantomwiki_set(inputs)
+    folder = (inputs.data or Path()) / "phantomwiki_seed2"
+    asked = [
+        Asked(question, right, frozenset(int(found.passage_of[n]) for n in right))
+        for question, right in two_step_questions(folder, [atom.text for atom in found.atoms])
+    ]
+    return found._replace(name="two-step", asked=asked)
+
+
+SETS = {
+    "sample": sample_set,
+    "squad": squad_set,
+    "tofu": tofu_set,
+    "phantomwiki": phantomwiki_set,
+    "two-step": two_step_set,
+}
 
 
 def foreign_questions(data: Path, sets: Sequence[RoutingSet], own: str) -> list[str]:

@@ -19,7 +19,8 @@ import numpy as np
 
 IndexKind = Literal["flat", "hnsw", "ivf", "ivfpq"]
 
-FLAT_LIMIT = 100_000
+# Exact search of so many keys takes about as long as embedding the question
+FLAT_LIMIT = 50_000
 # Selections of up to this many keys are gone through one by one under any kind
 EXACT_SELECTION = 10_000
 # Fewer keys than this teach a coarse quantiser nothing

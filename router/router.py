@@ -13,6 +13,7 @@ from atomlora.errors import StoreError, UsageError
 from atomlora.router.calibrate import Calibration
 from atomlora.router.embedder import Embedder
 from atomlora.router.filters import AtomAttributes, AttributeTable, RouteFilter
+from atomlora.router.hops import Found, follow
 from atomlora.router.late import open_late
 from atomlora.router.scores import Candidates, Scorer, World
 from atomlora.router.settings import RouterSettings
@@ -110,7 +111,8 @@ class Router:
         world = self._world(where or RouteFilter())
         scored = self.scorer.score_batch(questions, *self.scorer.encode(self.embedder, stripped), world)
         return [
-            self._route(question, candidates, limit) for question, candidates in zip(questions, scored, strict=True)
+            self._route(question, candidates, limit, world)
+            for question, candidates in zip(questions, scored, strict=True)
         ]
 
     def count(self, where: RouteFilter | None = None) -> int:
@@ -131,15 +133,30 @@ class Router:
         visible, allowed = self.attributes.visible(where), self.attributes.allowed(where)
         return None if allowed is None else self.scorer.world(visible, allowed)
 
-    def _route(self, question: str, candidates: Candidates, limit: int) -> Route:
+    def _route(self, question: str, candidates: Candidates, limit: int, world: World | None) -> Route:
         confidence = self.calibration.confidence(candidates)
         silent = self.settings.abstain and confidence < self.calibration.threshold
         if silent or not len(candidates.atoms):
             return Route(question=question, atoms=(), abstained=True, confidence=confidence)
         weights = self.calibration.gates(candidates)
         kept = [
-            RoutedAtom(id=self.atom_ids[atom], weight=float(weight), score=float(score))
+            Found(int(atom), float(weight), float(score), question)
             for place, (atom, weight, score) in enumerate(zip(candidates.atoms, weights, candidates.fused, strict=True))
             if place == 0 or weight >= self.settings.min_weight
         ]
-        return Route(question=question, atoms=tuple(kept[:limit]), abstained=False, confidence=confidence)
+        if self.settings.hops > 1:
+            kept = self._followed(kept, world)
+        atoms = tuple(RoutedAtom(id=self.atom_ids[f.atom], weight=f.weight, score=f.score) for f in kept[:limit])
+        return Route(question=question, atoms=atoms, abstained=False, confidence=confidence)
+
+    def _followed(self, first: list[Found], world: World | None) -> list[Found]:
+        """The atoms of the first round with those of further ones."""
+        scorer = self.scorer
+
+        def ask(questions: list[str]) -> list[Candidates]:
+            return scorer.score_batch(questions, *scorer.encode(self.embedder, questions), world)
+
+        def text_of(atom: int) -> str:
+            return scorer.texts[int(scorer.keys_of(atom)[0])]
+
+        return follow(first, self.settings.hops, text_of, ask, self.calibration.gates, self.settings.min_weight)

@@ -28,6 +28,7 @@ from atomlora.errors import UsageError
 @options.labels_option
 @options.on_conflict_option
 @options.interference_option
+@options.hops_option
 @filters.filter_options
 @options.at_option
 @options.json_option
@@ -39,7 +40,7 @@ def ask(store: Path | str, question: str | None, batch: Path | None, stream: boo
     check_ask(question, batch, stream, as_json)
     asked = None if question is None else options.read_question(question)
     where = filters.take_filter(how)
-    opening = {name: how.pop(name) for name in ("base", "device", "on_conflict", "interference", "version")}
+    opening = {name: how.pop(name) for name in ("base", "device", "on_conflict", "interference", "version", "hops")}
     with options.open_model(store, **opening) as model:
         filters.note_if_nothing_passes(model, where)
         how["where"] = where
@@ -55,16 +56,19 @@ def ask(store: Path | str, question: str | None, batch: Path | None, stream: boo
 @options.store_argument
 @click.argument("question")
 @options.top_k_option
+@options.hops_option
 @filters.filter_options
 @options.at_option
 @options.json_option
-def route(store: Path | str, question: str, top_k: int, version: str | None, as_json: bool, **chosen: Any) -> None:
+def route(
+    store: Path | str, question: str, top_k: int, hops: int, version: str | None, as_json: bool, **chosen: Any
+) -> None:
     """Show which atoms matter to a question.
 
     QUESTION may be - to read it from standard input. Needs no base model.
     """
     asked, where = options.read_question(question), filters.take_filter(chosen)
-    with options.open_model(store, None, "auto", version=version) as model:
+    with options.open_model(store, None, "auto", version=version, hops=hops) as model:
         filters.note_if_nothing_passes(model, where)
         routed = model.route(asked, top_k, where)
         atoms = [model.answer_atom(atom, where) for atom in routed.atoms]
