@@ -287,13 +287,20 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=300, help="questions of a set, evenly spread")
     parser.add_argument("--written", type=int, default=2, help="passages of each SQuAD title that get questions")
     parser.add_argument("--sizes", default="1000,10000,100000,1000000", help="numbers of keys of the scale part")
+    parser.add_argument("--kinds", default=",".join(scale.KINDS), help="of index, for the scale part")
     parser.add_argument("--build-limit", type=float, default=240.0, help="seconds that building an index may take")
     arguments = parser.parse_args()
     there = [name for name in sets.SETS if (arguments.store if name == "sample" else arguments.data) is not None]
     arguments.sets = there if arguments.sets is None else [one for one in arguments.sets.split(",") if one]
     arguments.parts = [one for one in arguments.parts.split(",") if one]
+    arguments.kinds = [one for one in arguments.kinds.split(",") if one]
     arguments.sizes = [int(one) for one in arguments.sizes.split(",") if one]
-    for names, known, option in ((arguments.sets, there, "sets"), (arguments.parts, PARTS, "parts")):
+    checked = (
+        (arguments.sets, there, "sets"),
+        (arguments.parts, PARTS, "parts"),
+        (arguments.kinds, scale.KINDS, "kinds"),
+    )
+    for names, known, option in checked:
         if unknown := [name for name in names if name not in known]:
             parser.error(f"--{option} {unknown[0]}: use {', '.join(known) or 'none'} (sets need --data or --store)")
     arguments.work.mkdir(parents=True, exist_ok=True)

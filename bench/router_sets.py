@@ -170,7 +170,9 @@ SETS = {
 def foreign_questions(data: Path, sets: Sequence[RoutingSet], own: str) -> list[str]:
     """Questions that a set does not cover: half about the real world, half about the other sets."""
     real = [line["question"] for _, line in read_jsonl(data / "locality" / "real_facts_dev.jsonl")]
-    others = [one.question for found in sets if found.name != own for one in found.asked]
+    same = {"phantomwiki", "two-step"}  # of one corpus
+    family = same if own in same else {own}
+    others = [one.question for found in sets if found.name not in family for one in found.asked]
     random = np.random.default_rng(0)
     count = min(len(real), len(others)) if others else len(real)
     picked = [others[n] for n in random.permutation(len(others))[:count]]
