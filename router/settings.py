@@ -20,7 +20,8 @@ class RouterSettings(BaseModel):
     `dense_candidates`/`lexical_candidates`: keys, respectively atoms, that each side puts up for exact
     scoring. `hops`: rounds of routing; more than one follow names from the first atoms to what is said of them
     (see `atomlora.router.hops`). `index`: how keys are searched (see `atomlora.router.index`); auto goes by
-    their number.
+    their number. `reranker`: a cross-encoder that orders the first candidates, by name or folder (see
+    `atomlora.router.rerank`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -34,4 +35,5 @@ class RouterSettings(BaseModel):
     dense_candidates: int = Field(default=96, ge=1)
     lexical_candidates: int = Field(default=32, ge=0)
     hops: int = Field(default=1, ge=1, le=4)
+    reranker: str | None = None
     index: Literal["auto", "flat", "hnsw", "ivf", "ivfpq"] = "auto"
