@@ -1,7 +1,7 @@
 """How well and how fast the router finds the right atoms, and whether it knows when there are none.
 
-    python bench/router.py [--json] [--plot DIR] [--parts quality,scale] [--sets sample,squad,tofu,phantomwiki,two-step]
-                           [--data DIR] [--store STORE] [--work DIR] [--limit N] [--written N] [--sizes 1000,…,1000000]
+    python bench/router.py [--json] [--plot DIR] [--parts quality,scale]
+                           [--sets sample,squad,squad-texts,tofu,phantomwiki,two-step] [--data DIR] [--store STORE] [--work DIR] [--limit N] [--written N] [--sizes 1000,…,1000000]
 
 quality: on each set (bench/router_sets.py), next to FAISS Flat over MiniLM vectors of the passages and of the router's
 own keys (a flat softmax over its cosines as weights), and BM25 over passages and over atoms. recall@k: a right atom is
@@ -75,7 +75,7 @@ class Routed:
         texts = [text for _, text in found.keys]
         positions = np.array([position for position, _ in found.keys], np.int32)
         questions = {text for atom in found.atoms for text in (question.text for question in atom.questions)}
-        cache = inputs.work / f"{found.name}.tokens"
+        cache = inputs.work / f"{sets.corpus_of(found.name)}.tokens"
         how = {"documents": found.documents, "token_cache": cache}
         calibration = fit_calibration(
             inputs.embedder,
