@@ -1,7 +1,8 @@
 """How well and how fast the router finds the right atoms, and whether it knows when there are none.
 
-    python bench/router.py [--json] [--plot DIR] [--parts quality,scale]
-                           [--sets sample,squad,squad-texts,tofu,phantomwiki,two-step] [--data DIR] [--store STORE] [--work DIR] [--limit N] [--written N] [--sizes 1000,…,1000000]
+    python bench/router.py [--json] [--plot DIR] [--parts quality,scale] [--data DIR] [--store STORE] [--work DIR]
+                           [--sets sample,squad,squad-texts,tofu,phantomwiki,two-step] [--limit N] [--written N]
+                           [--sizes 1000,…,1000000] [--kinds flat,hnsw,ivf,ivfpq] [--build-limit S]
 
 quality: on each set (bench/router_sets.py), next to FAISS Flat over MiniLM vectors of the passages and of the router's
 own keys (a flat softmax over its cosines as weights), and BM25 over passages and over atoms. recall@k: a right atom is
