@@ -58,6 +58,13 @@ class Conflict(AnswerPart):
     newer: str | None = None
 
 
+class Reworded(AnswerPart):
+    """An atom that lost its thread over the question's wording, and the `question` in which it was asked again."""
+
+    id: str
+    question: str
+
+
 class Answer(AnswerPart):
     """The answer to one question.
 
@@ -65,7 +72,7 @@ class Answer(AnswerPart):
     `confidence`: the router's probability that the store covers it (0 in mode none, which does not route).
     `latency_ms`: from the call to the end of the batch that held the question's last statement. `prompt_tokens`:
     without padding. `atoms` were routed, `behaviours` stood beside them in every statement. `text`: in mode atoms one
-    statement a line, one for each atom that says something new.
+    statement a line, one for each atom that says something new. `reworded`: see `atomlora.statements`.
     """
 
     question: str
@@ -77,6 +84,7 @@ class Answer(AnswerPart):
     behaviours: tuple[AnswerAtom, ...] = ()
     dropped: tuple[Dropped, ...] = ()
     conflicts: tuple[Conflict, ...] = ()
+    reworded: tuple[Reworded, ...] = ()
     latency_ms: float
     prompt_tokens: int
 

@@ -7,15 +7,16 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from atomlora.answers import Answer, AnswerAtom, Mode, check_request
+from atomlora.answers import Answer, AnswerAtom, Mode, Reworded, check_request
 from atomlora.conflicts.records import OnConflict, checked_choice
-from atomlora.opening import base_for, policies_for
+from atomlora.opening import base_for, checked_steady, policies_for
 from atomlora.prompts import chat_prompt
 from atomlora.store import Store
-from atomlora.turns import adds, joined, turns
+from atomlora.turns import adds, alone, joined, turns
 
 if TYPE_CHECKING:
     from atomlora.atom import Atom
@@ -24,19 +25,19 @@ if TYPE_CHECKING:
     from atomlora.interference.policy import PolicySettings
     from atomlora.router import Embedder, Route, RoutedAtom, RouteFilter, Router, RouterSettings
     from atomlora.runtime.composed import ComposedModel
+    from atomlora.statements import Row, Statement
 
 T = TypeVar("T")
-BATCH_SIZE = 16
+STEADY = 0.5
 
 
 class Asked(NamedTuple):
-    """A question on its way: its route, what of it takes part, what is mounted in each turn (see
-    `atomlora.turns`), the prompt's token ids, and what might be routed."""
+    """A question on its way: its route, what of it takes part, the statements to be made, one for each turn (see
+    `atomlora.turns`), and what might be routed."""
 
     route: Route
     selection: Selection
-    turns: list[Selection]
-    prompt: list[int]
+    rows: list[Row]
     where: RouteFilter | None
 
 
@@ -64,6 +65,7 @@ class AtomLoRA:
         on_conflict: OnConflict | None = None,
         interference: PolicySettings | str | None = None,
         capacity: int = 64,
+        steady: float = STEADY,
     ) -> None:
         """Use `AtomLoRA.open`."""
         self.store = store
@@ -72,6 +74,7 @@ class AtomLoRA:
         self._router_settings, self._embedder = router, embedder
         self._policies, self._interference, self._capacity = policies, interference, capacity
         self._on_conflict = checked_choice(on_conflict)
+        self.steady = checked_steady(steady)
         self._parts: dict[str, Any] = {}
         self._lock = threading.RLock()
 
@@ -86,8 +89,10 @@ class AtomLoRA:
         GPU), `router` (RouterSettings), `embedder` (default: the store's), `policies` (see `Composer`),
         `on_conflict` (newest, warn or error: what becomes of routed atoms that contradict each other; default: as
         compiled), `interference` (PolicySettings, or its action: what is done about atoms that the store's records say
-        disturb each other; the last policy), `capacity` (atoms resident at once). Raises StoreError; BaseModelError,
-        naming both, when the base is not the store's: here where `base` is given, else when it is first needed.
+        disturb each other; the last policy), `capacity` (atoms resident at once), `steady` (probability of a token
+        below which an atom is asked again in a wording that it was trained on, see `atomlora.statements`; 0: never).
+        Raises StoreError; UsageError for a setting out of its range; BaseModelError, naming both, when the base is not
+        the store's: here where `base` is given, else when it is first needed.
         """
         store = Store.open(store_path, version=settings.pop("version", None))
         opened = cls(store, base, device, **settings)
@@ -120,29 +125,12 @@ class AtomLoRA:
         where: RouteFilter | None = None,
     ) -> list[Answer]:
         """Answer several questions, each as `ask` would; batches are made of prompts of like length."""
-        from atomlora.runtime.decoding import decode_batch, plan_batches
+        from atomlora.statements import say
 
         start = time.perf_counter()
         asked = self._prepare(questions, mode, top_k, max_new_tokens, labels, where)
-        rows = [(number, turn) for number, one in enumerate(asked) for turn in one.turns]
-        prompts = [asked[number].prompt for number, _ in rows]
-        atoms = [{atom.id for atom in turn.atoms} for _, turn in rows]
-        statements: list[str] = [""] * len(rows)
-        latencies = [0.0] * len(asked)
-        for batch in plan_batches([len(prompt) for prompt in prompts], atoms, BATCH_SIZE, self._capacity):
-            last = max(len(prompts[row]) for row in batch) - 1
-            with self.composer.mounted([rows[row][1] for row in batch], [last] * len(batch)) as composition:
-                texts = decode_batch(self.base, [prompts[row] for row in batch], composition, max_new_tokens)
-            for row, text in zip(batch, texts, strict=True):
-                statements[row] = text
-                latencies[rows[row][0]] = (time.perf_counter() - start) * 1000
-        said: list[list[str]] = [[] for _ in asked]
-        for (number, _), statement in zip(rows, statements, strict=True):
-            said[number].append(statement)
-        return [
-            self._answer(one, joined(texts), mode, latency_ms)
-            for one, texts, latency_ms in zip(asked, said, latencies, strict=True)
-        ]
+        statements = iter(say(self, [row for one in asked for row in one.rows], max_new_tokens))
+        return [self._answer(one, list(islice(statements, len(one.rows))), mode, start) for one in asked]
 
     def stream(
         self,
@@ -252,6 +240,7 @@ class AtomLoRA:
         from atomlora.composer import Selection
         from atomlora.router import Route
         from atomlora.runtime.decoding import check_room
+        from atomlora.statements import Row
 
         check_request(questions, mode, top_k, max_new_tokens)
         if mode == "none":
@@ -264,10 +253,14 @@ class AtomLoRA:
             shown = selection.atoms if mode in ("text", "both") else ()
             prompt = chat_prompt(self.base.tokenizer, route.question, self._context(shown))
             check_room(self.base, prompt, route.question, max_new_tokens)
-            played = (
-                turns(selection) if mode == "atoms" else [selection.whole() if mode == "both" else selection.bare()]
-            )
-            asked.append(Asked(route, selection, played, prompt, where))
+            if mode == "atoms" and selection.atoms:
+                rows = [
+                    Row(route.question, prompt, turn, alone(selection, leader))
+                    for leader, turn in enumerate(turns(selection))
+                ]
+            else:
+                rows = [Row(route.question, prompt, selection.whole() if mode == "both" else selection.bare())]
+            asked.append(Asked(route, selection, rows, where))
         return asked
 
     def _context(self, atoms: Sequence[RoutedAtom]) -> str | None:
@@ -275,28 +268,20 @@ class AtomLoRA:
         return "\n".join(dict.fromkeys(self.atoms[atom.id].text for atom in atoms)) or None
 
     def _stream(self, asked: Asked, mode: Mode, max_new_tokens: int, start: float) -> Generator[str, None, Answer]:
-        from atomlora.runtime.decoding import stream_text
+        from atomlora.statements import say, stream
 
-        said: list[str] = []
-        for turn in asked.turns:
-            pieces: list[str] = []
-            with self.composer.mounted([turn], [len(asked.prompt) - 1]) as composition:
-                for piece in stream_text(self.base, asked.prompt, composition, max_new_tokens):
-                    pieces.append(piece)
-                    if not said:  # a later turn may repeat an earlier one, which shows at its end
-                        yield piece
-            statement = "".join(pieces).strip()
-            if adds(statement, said):
-                if said:
-                    yield "\n" + statement
-                said.append(statement)
-        latency_ms = (time.perf_counter() - start) * 1000
-        return self._answer(asked, joined(said), mode, latency_ms)
+        statements = [(yield from stream(self, asked.rows[0], max_new_tokens))]
+        for row in asked.rows[1:]:  # may repeat an earlier one, which shows at its end
+            (statement,) = say(self, [row], max_new_tokens)
+            if adds(statement.text, [one.text for one in statements]):
+                yield "\n" + statement.text
+            statements.append(statement)
+        return self._answer(asked, statements, mode, start)
 
-    def _answer(self, asked: Asked, text: str, mode: Mode, latency_ms: float) -> Answer:
+    def _answer(self, asked: Asked, statements: Sequence[Statement], mode: Mode, start: float) -> Answer:
         return Answer(
             question=asked.route.question,
-            text=text,
+            text=joined([statement.text for statement in statements]),
             abstained=asked.route.abstained,
             confidence=asked.route.confidence,
             mode=mode,
@@ -304,8 +289,13 @@ class AtomLoRA:
             behaviours=tuple(self.answer_atom(atom) for atom in asked.selection.beside),
             dropped=asked.selection.dropped,
             conflicts=asked.selection.conflicts,
-            latency_ms=round(latency_ms, 3),
-            prompt_tokens=len(asked.prompt),
+            reworded=tuple(
+                Reworded(id=row.mounted.atoms[0].id, question=statement.reworded)
+                for row, statement in zip(asked.rows, statements, strict=True)
+                if statement.reworded is not None
+            ),
+            latency_ms=round((max(statement.said_at for statement in statements) - start) * 1000, 3),
+            prompt_tokens=len(asked.rows[0].prompt),
         )
 
     def answer_atom(self, routed: RoutedAtom, where: RouteFilter | None = None) -> AnswerAtom:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from atomlora.errors import BaseModelError
+from atomlora.errors import BaseModelError, UsageError
 
 if TYPE_CHECKING:
     from atomlora.bases import Base
@@ -28,6 +28,13 @@ def base_for(store: Store, base: Base | str, device: str, dtype: str) -> Base:
             f"for {base.name!r} ({base.fingerprint[:12]}…); open it with that base or compile it again"
         )
     return base
+
+
+def checked_steady(steady: float) -> float:
+    """The probability itself; UsageError when it is none."""
+    if not 0 <= steady < 1:
+        raise UsageError(f"--steady must be at least 0 and below 1, not {steady:g}")
+    return steady
 
 
 def policies_for(

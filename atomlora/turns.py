@@ -24,6 +24,12 @@ def turns(selection: Selection) -> list[Selection]:
     return [_led_by(selection, number) for number in range(len(selection.atoms))] or [selection.bare()]
 
 
+def alone(selection: Selection, leader: int) -> Selection:
+    """The atom that leads turn number `leader`, at weight 1 without the other atoms; behaviours stay beside it."""
+    first = selection.atoms[leader].model_copy(update={"weight": 1.0})
+    return selection.model_copy(update={"atoms": (first, *selection.beside), "beside": ()})
+
+
 def joined(statements: Sequence[str]) -> str:
     """The statements, one a line, without those that an earlier one holds."""
     kept: list[str] = []

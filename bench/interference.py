@@ -8,7 +8,9 @@ in a run with those of the other. Each question (people's wording) is asked with
 the `same` run or of the `other`. Recall: the golden answer stands in the greedy answer. Operators:
 
 - gates: every atom at the router's gate, one statement; turns: the atom itself at weight 1, the others at their gates
-  (in the product every routed atom leads one such statement; the others' are not counted here);
+  (in the product every routed atom leads one such statement; the others' are not counted here); steady: the same, and
+  a statement that loses its thread is asked again of the atom alone, as the product does; steady unit: all at weight 1,
+  and asked again likewise;
 - unit: all at weight 1; convex: gates divided by their sum; softmax: softmax of the router's scores; top1: only the
   atom of them that the router ranks first;
 - ties, dare: PEFT's add_weighted_adapter (ties_svd, dare_ties_svd, density 0.5, all at weight 1), on fewer questions;
@@ -63,7 +65,7 @@ def beside(name: str) -> ModuleType:
     return module
 
 
-stacks, merges = beside("stacks"), beside("merges")
+stacks, merges, plots = beside("stacks"), beside("merges"), beside("interference_plots")
 Found, SUMS, World, company = stacks.Found, stacks.SUMS, stacks.World, stacks.company
 HALVES = (
     ("about.md", "places", "fleet", "people"),
@@ -90,6 +92,11 @@ class Recall:
         for number, answer in zip(new, said, strict=True):
             self._known[keys[number]] = self._hit(questions[number], answer)
         return [self._known[key] for key in keys]
+
+    def steady(self, questions: Sequence[Any], made: Sequence[Stack]) -> list[float]:
+        """The same where what loses its thread is asked again."""
+        said = self.world.say_steady([one.golden.question for one in questions], made, self.tokens)
+        return [self._hit(one, answer) for one, answer in zip(questions, said, strict=True)]
 
     def merged(self, questions: Sequence[Any], found: Sequence[Sequence[Any]], method: str) -> list[float]:
         """The same with the atoms merged into one adapter."""
@@ -122,7 +129,9 @@ def recall_rows(world: Any, arguments: argparse.Namespace) -> Iterator[dict[str,
         return key | {"n": len(hits), "recall": round(mean(hits), 4), "interval": bootstrap_interval(hits)}
 
     yield row("none", 0, "-", "-", recall.hits(questions, [Stack((), ())] * len(questions)))
-    yield row("alone", 1, "-", "-", recall.hits(questions, [Stack.at_one(one.own.atom) for one in questions]))
+    alone = [Stack.at_one(one.own.atom) for one in questions]
+    yield row("alone", 1, "-", "-", recall.hits(questions, alone))
+    yield row("steady", 1, "-", "-", recall.steady(questions, alone))
     yield row("full", 0, "-", "-", recall.full(questions))
     for run in dict.fromkeys(world.run):
         for others in ("nearest", "random"):
@@ -131,6 +140,8 @@ def recall_rows(world: Any, arguments: argparse.Namespace) -> Iterator[dict[str,
                 found = [company(world, one, k, others, run, random) for one in questions]
                 for name, weigh in SUMS.items():
                     yield row(name, k, others, run, recall.hits(questions, [weigh(some) for some in found]))
+                for name, weigh in {"steady": SUMS["turns"], "steady unit": SUMS["unit"]}.items():
+                    yield row(name, k, others, run, recall.steady(questions, [weigh(some) for some in found]))
                 texts = ["\n".join(dict.fromkeys(world.atoms[one.atom].text for one in some)) for some in found]
                 bare = [Stack((), ())] * len(questions)
                 yield row("text", k, others, run, recall.hits(questions, bare, texts))
@@ -212,44 +223,14 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def show(result: dict[str, Any]) -> None:
     """The figures as tables."""
-    print("operator      k  others   run      n  recall  95 %")
+    print("operator         k  others   run      n  recall  95 %")
     for row in result["recall"]:
         interval = "{:.3f}-{:.3f}".format(*row["interval"])
-        kind = f"{row['operator']:10} {row['k']:4}  {row['others']:7}  {row['run']:5}"
+        kind = f"{row['operator']:13} {row['k']:4}  {row['others']:7}  {row['run']:5}"
         print(f"{kind} {row['n']:4}  {row['recall']:.3f}  {interval}")
-    print("\noff topic     k     n      KL  unchanged")
+    print("\noff topic        k     n      KL  unchanged")
     for row in result["off_topic"]:
-        print(f"{row['operator']:10} {row['k']:4}  {row['n']:4}  {row['kl']:.4f}  {row['unchanged']:.3f}")
-
-
-def plot(result: dict[str, Any], folder: Path) -> None:
-    """recall.png (a panel for each kind of others and run) and off_topic.png, in `folder`."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    folder.mkdir(parents=True, exist_ok=True)
-    stacked = [row for row in result["recall"] if row["others"] != "-"]
-    panels = list(dict.fromkeys((row["others"], row["run"]) for row in stacked))
-    figure, axes = pyplot.subplots(1, len(panels), figsize=(4.5 * len(panels), 4), sharey=True, squeeze=False)
-    for axis, (others, run_) in zip(axes[0], panels, strict=True):
-        mine = [row for row in stacked if (row["others"], row["run"]) == (others, run_)]
-        for operator in dict.fromkeys(row["operator"] for row in mine):
-            rows = [row for row in mine if row["operator"] == operator]
-            axis.plot([row["k"] for row in rows], [row["recall"] for row in rows], marker="o", label=operator)
-        axis.set(title=f"{others}, {run_} run", xlabel="atoms mounted", xscale="log", ylim=(-0.02, 1.02))
-        axis.set_xticks(sorted({row["k"] for row in mine}), [str(k) for k in sorted({row["k"] for row in mine})])
-    axes[0][0].set_ylabel("recall")
-    axes[0][-1].legend(fontsize=8)
-    figure.savefig(folder / "recall.png", dpi=140, bbox_inches="tight")
-    figure, axis = pyplot.subplots(figsize=(5, 4))
-    for operator in dict.fromkeys(row["operator"] for row in result["off_topic"]):
-        rows = [row for row in result["off_topic"] if row["operator"] == operator]
-        axis.plot([row["k"] for row in rows], [row["unchanged"] for row in rows], marker="o", label=operator)
-    axis.set(xlabel="atoms mounted", ylabel="general answers unchanged", ylim=(-0.02, 1.02))
-    axis.legend(fontsize=8)
-    figure.savefig(folder / "off_topic.png", dpi=140, bbox_inches="tight")
+        print(f"{row['operator']:13} {row['k']:4}  {row['n']:4}  {row['kl']:.4f}  {row['unchanged']:.3f}")
 
 
 def main() -> None:
@@ -286,7 +267,7 @@ def main() -> None:
     except AtomLoraError as error:
         parser.exit(error.exit_code, f"Error: {error}\n")
     if arguments.plots is not None:
-        plot(result, arguments.plots)
+        plots.plot(result, arguments.plots)
     if arguments.json:
         json.dump(result, sys.stdout, indent=2)
         print()

@@ -18,11 +18,14 @@ from atomlora.golden import GoldenQuestion
 from atomlora.interference.asked import golden_questions, open_routes
 from atomlora.interference.lab import Stack, frozen_pool
 from atomlora.kernels import AdapterPool
+from atomlora.model import STEADY
+from atomlora.prompts import chat_prompt
 from atomlora.router import Calibration, Router, load_embedder
 from atomlora.runtime.composition import composition
-from atomlora.runtime.decoding import decode_batch
+from atomlora.runtime.decoding import decode_batch, decode_steady
 from atomlora.runtime.keys import store_documents, store_keys
 from atomlora.runtime.mount import Mount, pool_targets
+from atomlora.statements import nearest_wording
 from atomlora.store import Store
 
 CANDIDATES = 64
@@ -158,7 +161,31 @@ class World:
 
     def say(self, prompts: Sequence[list[int]], stacks: Sequence[Stack], max_new_tokens: int) -> list[str]:
         """The greedy answer to each prompt, `stacks[i]` mounted."""
-        texts = [""] * len(prompts)
+        return [text for text, _ in self._decode(prompts, stacks, max_new_tokens, 0.0)]
+
+    def say_steady(self, questions: Sequence[str], stacks: Sequence[Stack], max_new_tokens: int) -> list[str]:
+        """The same as the product says it: what loses its thread is asked again of the stack's first atom, alone, in
+        the nearest wording that it was trained on (see `atomlora.statements`)."""
+        tokenizer = self.base.tokenizer
+        said = self._decode([chat_prompt(tokenizer, one) for one in questions], stacks, max_new_tokens, STEADY)
+        texts = [text for text, _ in said]
+        lost = [number for number, (_, was_lost) in enumerate(said) if was_lost]
+        leaders = [stacks[number].atoms[0] for number in lost]
+        embedder = self.router.embedder
+        again = [
+            chat_prompt(tokenizer, nearest_wording(self.atoms[leader], questions[number], embedder))
+            for number, leader in zip(lost, leaders, strict=True)
+        ]
+        for number, text in zip(
+            lost, self.say(again, [Stack.at_one(leader) for leader in leaders], max_new_tokens), strict=True
+        ):
+            texts[number] = text
+        return texts
+
+    def _decode(
+        self, prompts: Sequence[list[int]], stacks: Sequence[Stack], max_new_tokens: int, least: float
+    ) -> list[tuple[str, bool]]:
+        found = [("", False)] * len(prompts)
         order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
         for start in range(0, len(order), BATCH):
             part = order[start : start + BATCH]
@@ -173,10 +200,16 @@ class World:
                     [width - 1] * len(part),
                     pool=self._slots,
                 )
-                said = decode_batch(self.base, [prompts[n] for n in part], mounted if flat else None, max_new_tokens)
-            for number, text in zip(part, said, strict=True):
-                texts[number] = text
-        return texts
+                said = decode_steady(
+                    self.base,
+                    [prompts[number] for number in part],
+                    mounted if flat else None,
+                    max_new_tokens,
+                    [least] * len(part),
+                )
+            for number, one in zip(part, said, strict=True):
+                found[number] = one
+        return found
 
     def say_merged(self, prompt: list[int], merged: Merged, max_new_tokens: int) -> str:
         """The greedy answer to a prompt with one merged adapter at weight 1."""

@@ -28,6 +28,7 @@ from atomlora.errors import UsageError
 @options.labels_option
 @options.on_conflict_option
 @options.interference_option
+@options.steady_option
 @options.hops_option
 @filters.filter_options
 @options.at_option
@@ -40,7 +41,8 @@ def ask(store: Path | str, question: str | None, batch: Path | None, stream: boo
     check_ask(question, batch, stream, as_json)
     asked = None if question is None else options.read_question(question)
     where = filters.take_filter(how)
-    opening = {name: how.pop(name) for name in ("base", "device", "on_conflict", "interference", "version", "hops")}
+    named = ("base", "device", "on_conflict", "interference", "steady", "version", "hops")
+    opening = {name: how.pop(name) for name in named}
     with options.open_model(store, **opening) as model:
         filters.note_if_nothing_passes(model, where)
         how["where"] = where

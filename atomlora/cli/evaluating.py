@@ -37,6 +37,7 @@ MODES = "none,text,full,atoms,both,extract"
 @click.option("--max-kl", type=click.FloatRange(min=0), help="Of --regression: most nats of KL per token.")
 @click.option("--predictions", type=click.Path(path_type=Path), help="Write every answer to this jsonl file.")
 @click.option("--record", is_flag=True, help="Keep the scores with the version; atomlora log shows how they moved.")
+@options.steady_option
 @filters.tenant_option
 @options.at_option
 @options.model_options
@@ -50,6 +51,7 @@ def eval_command(
     regression: bool,
     record: bool,
     version: str | None,
+    steady: float,
     **how: Any,
 ) -> None:
     """Score answers to a file of questions, or with --regression what became of the base's own.
@@ -64,7 +66,7 @@ def eval_command(
 
     how["where"] = filters.take_filter(how)
     limits = check_options(regression, record, how)
-    with options.open_model(store, base, device, version=version) as model:
+    with options.open_model(store, base, device, version=version, steady=steady) as model:
         if limits is not None:
             run_regression(model, golden, limits, as_json, **how)
             return

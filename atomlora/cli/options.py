@@ -86,6 +86,13 @@ interference_option = click.option(
     type=click.Choice(["downweight", "drop", "warn", "alone", "off"]),
     help="What is done about routed atoms that are known to disturb each other.  [default: downweight]",
 )
+steady_option = click.option(
+    "--steady",
+    default=0.5,
+    show_default=True,
+    type=click.FloatRange(0, 1, max_open=True),
+    help="Where a token of a statement is less likely, ask its atom again in a trained wording; 0: never.",
+)
 
 
 def model_options(command: Command) -> Command:

@@ -57,6 +57,8 @@ def sources(given: Answer) -> None:
         click.echo(source_line(atom))
     for atom in given.behaviours:
         click.echo(f"  behaviour: {one_line(atom.source or atom.id[:12])}")
+    for again in given.reworded:
+        click.echo(f'  asked again: {again.id[:12]} as "{one_line(again.question)}"')
     for conflict in given.conflicts:
         click.echo(f"  conflict: {conflict.a[:12]} and {conflict.b[:12]}: {one_line(conflict.reason)}")
     for dropped in given.dropped:

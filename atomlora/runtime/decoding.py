@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Generator, Sequence, Set
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from atomlora.errors import UsageError
 from atomlora.prompts import end_ids
 from atomlora.runtime.composition import Composition
 from atomlora.runtime.loops import no_loops
+from atomlora.runtime.steadiness import Steadiness, UntilLost
 
 
 def left_pad(
@@ -74,33 +75,46 @@ def decode_batch(
 ) -> list[str]:
     """The greedy answers to a batch of prompts, stripped, special tokens left out; rows with atoms never loop (see
     `atomlora.runtime.loops`)."""
+    return [text for text, _ in decode_steady(base, prompts, composition, max_new_tokens, [0.0] * len(prompts))]
+
+
+def decode_steady(
+    base: Base,
+    prompts: Sequence[Sequence[int]],
+    composition: Composition | None,
+    max_new_tokens: int,
+    least: Sequence[float],
+) -> list[tuple[str, bool]]:
+    """`decode_batch`, and whether each answer was lost: a row ends at the first token whose probability is below its
+    `least` (see `atomlora.runtime.steadiness`)."""
     ids, mask = left_pad(prompts, base.tokenizer.pad_token_id, base.model.device)
+    watch = _watch(base, ids, composition, least)
     # No inference mode: what a model remembers of a forward (rotary tables) must stay usable in training.
     out = base.model.generate(
         ids,
         attention_mask=mask,
         generation_config=greedy(base, max_new_tokens),
         composition=composition,
-        logits_processor=_processors(ids, composition),
+        **_watched(watch),
     )
     texts = base.tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
-    return [text.strip() for text in texts]
+    return [(text.strip(), lost) for text, lost in zip(texts, watch.lost.tolist(), strict=True)]
 
 
-def stream_text(
-    base: Base, prompt: Sequence[int], composition: Composition | None, max_new_tokens: int
-) -> Iterator[str]:
-    """The greedy answer to one prompt, piece by piece as it is decoded in another thread.
+def stream_steady(
+    base: Base, prompt: Sequence[int], composition: Composition | None, max_new_tokens: int, least: float
+) -> Generator[str, None, bool]:
+    """The greedy answer to one prompt, piece by piece as it is decoded in another thread; the generator's return value
+    says whether it was lost, as `decode_steady` does, and then no piece holds the token that lost it.
 
-    Leading white space is left out. Closing the iterator ends decoding at the next token; an error of the
+    Leading white space is left out. Closing the generator ends decoding at the next token; an error of the
     decoding thread is raised here.
     """
-    from transformers import StoppingCriteriaList, TextIteratorStreamer
-
-    streamer: Any = TextIteratorStreamer(base.tokenizer, skip_prompt=True, skip_special_tokens=True)
     closed = threading.Event()
     failures: list[BaseException] = []
     ids, mask = left_pad([prompt], base.tokenizer.pad_token_id, base.model.device)
+    watch = _watch(base, ids, composition, [least])
+    streamer: Any = _steady_streamer(base.tokenizer, watch)
 
     def decode() -> None:
         try:
@@ -109,9 +123,8 @@ def stream_text(
                 attention_mask=mask,
                 generation_config=greedy(base, max_new_tokens),
                 composition=composition,
-                logits_processor=_processors(ids, composition),
                 streamer=streamer,
-                stopping_criteria=StoppingCriteriaList([_Closed(closed)]),
+                **_watched(watch, _Closed(closed)),
             )
         except BaseException as error:
             failures.append(error)
@@ -131,12 +144,38 @@ def stream_text(
         thread.join()
     if failures:
         raise failures[0]
+    return bool(watch.lost.any())
 
 
-def _processors(ids: torch.Tensor, composition: Composition | None) -> Any:
-    from transformers import LogitsProcessorList
+def _watch(base: Base, ids: torch.Tensor, composition: Composition | None, least: Sequence[float]) -> Steadiness:
+    loops = no_loops(ids.shape[1], None if composition is None else composition.slots)
+    return Steadiness(torch.tensor(least, device=ids.device), end_ids(base.tokenizer, base.model), loops)
 
-    return LogitsProcessorList(no_loops(ids.shape[1], None if composition is None else composition.slots))
+
+def _watched(watch: Steadiness, *criteria: Any) -> dict[str, Any]:
+    from transformers import LogitsProcessorList, StoppingCriteriaList
+
+    return {
+        "logits_processor": LogitsProcessorList([watch]),
+        "stopping_criteria": StoppingCriteriaList([UntilLost(watch), *criteria]),
+    }
+
+
+def _steady_streamer(tokenizer: Any, watch: Steadiness) -> Any:
+    """A streamer that gives out nothing more once the row is lost, nor what it held back until then."""
+    from transformers import TextIteratorStreamer
+
+    untyped: Any = TextIteratorStreamer
+
+    class Streamer(untyped):  # type: ignore[misc]
+        def put(self, value: torch.Tensor) -> None:
+            if not bool(watch.lost.any()):
+                super().put(value)
+
+        def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+            super().on_finalized_text("" if bool(watch.lost.any()) else text, stream_end)
+
+    return Streamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
 
 
 class _Closed:

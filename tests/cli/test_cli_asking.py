@@ -21,7 +21,7 @@ def test_ask_json_follows_the_contract(run, store):
     answer = json.loads(result.stdout)
     assert set(answer) == {
         "question", "text", "abstained", "confidence", "mode", "atoms", "behaviours", "dropped", "conflicts",
-        "latency_ms", "prompt_tokens",
+        "reworded", "latency_ms", "prompt_tokens",
     }  # fmt: skip
     assert answer["question"] == QUESTION
     assert answer["mode"] == "atoms"
@@ -80,7 +80,7 @@ def test_abstaining_is_said(run, store, monkeypatch):
 
 
 def test_what_a_terminal_would_obey_is_left_out(run, store, monkeypatch):
-    monkeypatch.setattr("atomlora.runtime.decoding.decode_batch", lambda *_: ["\x1b[31mred\x07"])
+    monkeypatch.setattr("atomlora.runtime.decoding.decode_steady", lambda *_: [("\x1b[31mred\x07", False)])
     assert run("ask", store, QUESTION).stdout.splitlines()[0] == "[31mred"
 
 

@@ -72,7 +72,7 @@ def test_ask_gives_answer_with_provenance(world, opened):
     fields = json.loads(json.dumps(answer.model_dump(mode="json")))
     assert set(fields) == {
         *("question", "text", "abstained", "confidence", "mode", "atoms", "dropped", "conflicts"),
-        *("behaviours", "latency_ms", "prompt_tokens"),
+        *("behaviours", "reworded", "latency_ms", "prompt_tokens"),
     }
     assert set(fields["atoms"][0]) == {"id", "weight", "score", "source", "start", "end", "text"}
 
