@@ -1,7 +1,8 @@
 """How well and how fast the router finds the right atoms, and whether it knows when there are none.
 
-    python bench/router.py [--json] [--plot DIR] [--parts quality,scale] [--sets sample,squad,tofu,phantomwiki]
-                           [--data DIR] [--store STORE] [--work DIR] [--limit N] [--written N] [--sizes 1000,…,1000000]
+    python bench/router.py [--json] [--plot DIR] [--parts quality,scale] [--data DIR] [--store STORE] [--work DIR]
+                           [--sets sample,squad,squad-texts,tofu,phantomwiki,two-step] [--limit N] [--written N]
+                           [--sizes 1000,…,1000000] [--kinds flat,hnsw,ivf,ivfpq] [--build-limit S]
 
 quality: on each set (bench/router_sets.py), next to FAISS Flat over MiniLM vectors of the passages and of the router's
 own keys (a flat softmax over its cosines as weights), and BM25 over passages and over atoms. recall@k: a right atom is
@@ -61,18 +62,21 @@ sets, rivals, scale = beside("router_sets"), beside("router_rivals"), beside("ro
 Ranked, TOP = rivals.Ranked, rivals.TOP
 PARTS = ("quality", "scale")
 ALPHA = 0.05
+# Low enough for eight atoms to be ranked; ways of a second round are gone from here on
+LEAST_WEIGHT = 0.001
 
 
 class Routed:
     """The router itself, in the rivals' shape: without silence, so that its ranking shows for every question."""
 
-    name, passages = "router", False
+    passages = False
 
     def __init__(self, found: Any, inputs: Any, settings: RouterSettings) -> None:
+        self.name = "router" if settings.hops == 1 else f"router-{settings.hops}-hops"
         texts = [text for _, text in found.keys]
         positions = np.array([position for position, _ in found.keys], np.int32)
-        kinds = {text for atom in found.atoms for text in (question.text for question in atom.questions)}
-        cache = inputs.work / f"{found.name}.tokens"
+        questions = {text for atom in found.atoms for text in (question.text for question in atom.questions)}
+        cache = inputs.work / f"{sets.corpus_of(found.name)}.tokens"
         how = {"documents": found.documents, "token_cache": cache}
         calibration = fit_calibration(
             inputs.embedder,
@@ -80,11 +84,11 @@ class Routed:
             positions,
             texts,
             settings,
-            questions=np.array([text in kinds for text in texts]),
+            questions=np.array([text in questions for text in texts]),
             alpha=ALPHA,
             **how,
         )
-        open_settings = settings.model_copy(update={"top_k": TOP, "abstain": False, "min_weight": 0.0})
+        open_settings = settings.model_copy(update={"top_k": TOP, "abstain": False, "min_weight": LEAST_WEIGHT})
         ids = [atom.id for atom in found.atoms]
         self.router = Router(
             inputs.embedder, found.embeddings, positions, ids, texts, calibration, open_settings, **how
@@ -113,6 +117,7 @@ def contenders(found: Any, inputs: Any) -> list[Any]:
     passages = sets.embedded(found.passages, inputs, found.name)
     return [
         Routed(found, inputs, RouterSettings()),
+        Routed(found, inputs, RouterSettings(hops=2)),
         rivals.FlatCosine("minilm-passages", embedder, passages, np.arange(len(passages)), True),
         rivals.FlatCosine("minilm-keys", embedder, found.embeddings, positions, False),
         rivals.Lexical("bm25-passages", found.passages, True),
@@ -283,13 +288,20 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=300, help="questions of a set, evenly spread")
     parser.add_argument("--written", type=int, default=2, help="passages of each SQuAD title that get questions")
     parser.add_argument("--sizes", default="1000,10000,100000,1000000", help="numbers of keys of the scale part")
+    parser.add_argument("--kinds", default=",".join(scale.KINDS), help="of index, for the scale part")
     parser.add_argument("--build-limit", type=float, default=240.0, help="seconds that building an index may take")
     arguments = parser.parse_args()
     there = [name for name in sets.SETS if (arguments.store if name == "sample" else arguments.data) is not None]
     arguments.sets = there if arguments.sets is None else [one for one in arguments.sets.split(",") if one]
     arguments.parts = [one for one in arguments.parts.split(",") if one]
+    arguments.kinds = [one for one in arguments.kinds.split(",") if one]
     arguments.sizes = [int(one) for one in arguments.sizes.split(",") if one]
-    for names, known, option in ((arguments.sets, there, "sets"), (arguments.parts, PARTS, "parts")):
+    checked = (
+        (arguments.sets, there, "sets"),
+        (arguments.parts, PARTS, "parts"),
+        (arguments.kinds, scale.KINDS, "kinds"),
+    )
+    for names, known, option in checked:
         if unknown := [name for name in names if name not in known]:
             parser.error(f"--{option} {unknown[0]}: use {', '.join(known) or 'none'} (sets need --data or --store)")
     arguments.work.mkdir(parents=True, exist_ok=True)

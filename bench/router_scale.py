@@ -51,7 +51,7 @@ def measure_scale(real: np.ndarray, asked: np.ndarray, arguments: Any) -> list[d
         for count in arguments.sizes:
             keys = synthetic_keys(real, count, Path(folder) / "keys.npy")
             best = faiss.knn(asked, np.ascontiguousarray(keys), CANDIDATES, metric=faiss.METRIC_INNER_PRODUCT)[1]
-            for kind in KINDS:
+            for kind in arguments.kinds:
                 # a graph takes a little more than linear time
                 expected = 1.3 * built.get(kind, 0.0) * count
                 row = {"keys": count, "kind": kind, "automatic": index_kind(count) == kind}

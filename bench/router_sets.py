@@ -7,12 +7,14 @@ An atom is right when it holds the answer and comes from the passage (or documen
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import re
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +30,18 @@ from atomlora.runtime.keys import store_documents, store_keys
 from atomlora.store import Store
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+
+
+def beside(name: str) -> ModuleType:
+    """Another file of this folder, which is not on the import path."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 SQUAD_TITLES = slice(16, 24)
 BATCH = 512  # texts embedded between two looks at the clock
 
@@ -65,6 +79,9 @@ class Inputs(NamedTuple):
     written: int
 
 
+two_step_questions = beside("router_two_hop").two_step_questions
+
+
 def sample_set(inputs: Inputs) -> RoutingSet:
     """The sample corpus as --store holds it, its generated questions among the keys; people's golden questions."""
     assert inputs.store is not None
@@ -74,14 +91,20 @@ def sample_set(inputs: Inputs) -> RoutingSet:
     return routing_set("sample", inputs, atoms, golden)
 
 
-def squad_set(inputs: Inputs) -> RoutingSet:
+def squad_texts_set(inputs: Inputs) -> RoutingSet:
+    """The same sentences without a generated question among the keys, and people's questions about all of them."""
+    return squad_set(inputs, 0)
+
+
+def squad_set(inputs: Inputs, written: int | None = None) -> RoutingSet:
     """Eight articles of SQuAD's development set by sentence. The first passages of each (`--written`) have questions of
     the shipped writer as keys, and people's questions about these are asked; the others are there to be mistaken."""
     assert inputs.data is not None
     lines = [line for _, line in read_jsonl(inputs.data / "squad" / "dev_titles.jsonl")]
     titles = list(dict.fromkeys(line["title"] for line in lines))[SQUAD_TITLES]
     by_title = {title: [line for line in lines if line["title"] == title] for title in titles}
-    chosen = {line["id"] for title in titles for line in by_title[title][: inputs.written]}
+    written = inputs.written if written is None else written
+    chosen = {line["id"] for title in titles for line in by_title[title][:written]}
     folder = inputs.work / "squad"
     articles = [
         {"id": line["id"], "title": line["title"], "text": line["text"]} for title in titles for line in by_title[title]
@@ -91,13 +114,13 @@ def squad_set(inputs: Inputs) -> RoutingSet:
         GoldenQuestion(question=one["question"], golden=(one["answer"],), sources=(f"squad.jsonl#{line['id']}",))
         for title in titles
         for line in by_title[title]
-        if line["id"] in chosen
+        if line["id"] in chosen or not written
         for one in line["questions"]
     ]
     mine = [n for n, atom in enumerate(atoms) if atom.provenances[0].source.split("#")[1] in chosen]
     for number, questions in zip(mine, written_questions([atoms[n] for n in mine], folder), strict=True):
         atoms[number] = atoms[number].model_copy(update={"questions": questions})
-    return routing_set("squad", inputs, atoms, golden)
+    return routing_set("squad" if written else "squad-texts", inputs, atoms, golden)
 
 
 def tofu_set(inputs: Inputs) -> RoutingSet:
@@ -130,17 +153,40 @@ def phantomwiki_set(inputs: Inputs) -> RoutingSet:
     return routing_set("phantomwiki", inputs, atoms, load_golden(folder / "one_hop.jsonl", None))
 
 
-SETS = {"sample": sample_set, "squad": squad_set, "tofu": tofu_set, "phantomwiki": phantomwiki_set}
+def two_step_set(inputs: Inputs) -> RoutingSet:
+    """The same persons, and questions that need a second atom to find the one that answers."""
+    found = phantomwiki_set(inputs)
+    folder = (inputs.data or Path()) / "phantomwiki_seed2"
+    asked = [
+        Asked(question, right, frozenset(int(found.passage_of[n]) for n in right))
+        for question, right in two_step_questions(folder, [atom.text for atom in found.atoms])
+    ]
+    return found._replace(name="two-step", asked=asked)
+
+
+SETS = {
+    "sample": sample_set,
+    "squad": squad_set,
+    "squad-texts": squad_texts_set,
+    "tofu": tofu_set,
+    "phantomwiki": phantomwiki_set,
+    "two-step": two_step_set,
+}
 
 
 def foreign_questions(data: Path, sets: Sequence[RoutingSet], own: str) -> list[str]:
     """Questions that a set does not cover: half about the real world, half about the other sets."""
     real = [line["question"] for _, line in read_jsonl(data / "locality" / "real_facts_dev.jsonl")]
-    others = [one.question for found in sets if found.name != own for one in found.asked]
+    others = [one.question for found in sets if corpus_of(found.name) != corpus_of(own) for one in found.asked]
     random = np.random.default_rng(0)
     count = min(len(real), len(others)) if others else len(real)
     picked = [others[n] for n in random.permutation(len(others))[:count]]
     return [*(real[n] for n in random.permutation(len(real))[:count]), *picked]
+
+
+def corpus_of(name: str) -> str:
+    """What a set is about: two of them can ask about the same documents."""
+    return {"two-step": "phantomwiki"}.get(name, name.removesuffix("-texts"))
 
 
 def split_atoms(folder: Path, name: str, articles: Sequence[dict[str, Any]]) -> list[Atom]:
@@ -217,7 +263,7 @@ def routing_set(name: str, inputs: Inputs, atoms: list[Atom], golden: Sequence[G
 
 def embedded(texts: Sequence[str], inputs: Inputs, name: str) -> np.ndarray:
     """float32 (n, d) of the texts; vectors are kept in a file by text, and new ones are added to it as they come."""
-    path = inputs.work / f"{name}-{inputs.embedder.fingerprint[:12]}.npz"
+    path = inputs.work / f"{corpus_of(name)}-{inputs.embedder.fingerprint[:12]}.npz"
     digests = [hashlib.sha256(text.encode()).hexdigest() for text in texts]
     known: dict[str, np.ndarray] = {}
     if path.exists():

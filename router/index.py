@@ -12,6 +12,7 @@ Sources: HNSW, Malkov and Yashunin (arXiv 1603.09320); inverted lists and produc
 
 from __future__ import annotations
 
+import threading
 from functools import cached_property
 from typing import Any, Literal
 
@@ -19,7 +20,8 @@ import numpy as np
 
 IndexKind = Literal["flat", "hnsw", "ivf", "ivfpq"]
 
-FLAT_LIMIT = 100_000
+# Exact search of so many keys takes about as long as embedding the question
+FLAT_LIMIT = 50_000
 # Selections of up to this many keys are gone through one by one under any kind
 EXACT_SELECTION = 10_000
 # Fewer keys than this teach a coarse quantiser nothing
@@ -27,7 +29,7 @@ LEAST_TO_TRAIN = 1_000
 TRAINED_PER_LIST = 40
 # Keys fetched for each one wanted, where codes stand for them, and how many at least
 FETCHED = {"flat": (1, 0), "hnsw": (2, 0), "ivf": (2, 0), "ivfpq": (4, 256)}
-PROBED_LISTS = 32
+PROBED_LISTS = 64
 GRAPH_EFFORT = 128
 BLOCK = 65_536
 
@@ -66,6 +68,8 @@ class KeyIndex:
         self.kind = kind
         self.index = build_index(embeddings, kind) if index is None else index
         self.rows = rows
+        self._gpu = on_gpu(self.index) if kind == "flat" else None
+        self._gpu_lock = threading.Lock()
         gone = rows is not None and bool((rows < 0).any())
         self._all = self.select(np.ones(len(embeddings), bool)) if gone else None
 
@@ -85,10 +89,18 @@ class KeyIndex:
         if self.kind != "flat" and available <= EXACT_SELECTION and within is not None:
             numbers = np.broadcast_to(within.numbers, (len(vectors), available))
             return self._ranked(vectors, numbers, count)
+        if self._gpu is not None and within is None:
+            with self._gpu_lock:  # FAISS's GPU indexes take one search at a time
+                return np.asarray(self._gpu.search(vectors, count)[1])
         times, least = FETCHED[self.kind]
         fetched = min(max(count * times, least), available)
         share = available / max(self.index.ntotal, 1)
         found = self.index.search(vectors, fetched, params=self._parameters(fetched, share, within))[1]
+        missed = found[:, count - 1] < 0
+        if missed.any() and self.kind.startswith("ivf"):
+            # what may be found lies elsewhere, so every list is looked into
+            everywhere = self._parameters(fetched, 0.0, within)
+            found[missed] = self.index.search(vectors[missed], fetched, params=everywhere)[1]
         if self.rows is not None:
             found = np.where(found >= 0, self.rows[found], -1)
         return found if self.kind == "flat" else self._ranked(vectors, found, count)
@@ -111,7 +123,18 @@ class KeyIndex:
             return faiss.SearchParameters(**allowed) if allowed else None
         if self.kind == "hnsw":
             return faiss.SearchParametersHNSW(efSearch=int(max(GRAPH_EFFORT, fetched) / share), **allowed)
-        return faiss.SearchParametersIVF(nprobe=min(int(PROBED_LISTS / share), self.index.nlist), **allowed)
+        lists = self.index.nlist if share * self.index.nlist <= PROBED_LISTS else int(PROBED_LISTS / share)
+        return faiss.SearchParametersIVF(nprobe=lists, **allowed)
+
+
+def on_gpu(index: Any) -> Any | None:
+    """The index on the first GPU, where a FAISS made for GPUs is installed and finds one. Only searches of everything
+    go there: it obeys no selection."""
+    import faiss
+
+    if not hasattr(faiss, "StandardGpuResources") or not faiss.get_num_gpus():
+        return None
+    return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
 
 
 def index_kind(count: int, wanted: IndexKind | Literal["auto"] = "auto") -> IndexKind:

@@ -13,7 +13,9 @@ from atomlora.errors import StoreError, UsageError
 from atomlora.router.calibrate import Calibration
 from atomlora.router.embedder import Embedder
 from atomlora.router.filters import AtomAttributes, AttributeTable, RouteFilter
+from atomlora.router.hops import Found, follow
 from atomlora.router.late import open_late
+from atomlora.router.rerank import Reranker
 from atomlora.router.scores import Candidates, Scorer, World
 from atomlora.router.settings import RouterSettings
 
@@ -86,6 +88,8 @@ class Router:
         self.attributes = AttributeTable(attributes or [AtomAttributes()] * len(self.atom_ids))
         if self.attributes.atoms != len(self.atom_ids):
             raise StoreError(f"attributes of {self.attributes.atoms} atoms do not fit {len(self.atom_ids)} atoms")
+        self._documents = documents
+        self._reranker = Reranker(self.settings.reranker) if self.settings.reranker else None
         self._world = lru_cache(WORLDS_KEPT)(self._make_world)
 
     def route(self, question: str, top_k: int | None = None, where: RouteFilter | None = None) -> Route:
@@ -108,9 +112,10 @@ class Router:
                 raise UsageError(f"question {number + 1} of {len(questions)} is empty; give a question to route")
         stripped = [question.strip() for question in questions]
         world = self._world(where or RouteFilter())
-        scored = self.scorer.score_batch(questions, *self.scorer.encode(self.embedder, stripped), world)
+        scored = self._scored(stripped, world)
         return [
-            self._route(question, candidates, limit) for question, candidates in zip(questions, scored, strict=True)
+            self._route(question, candidates, limit, world)
+            for question, candidates in zip(questions, scored, strict=True)
         ]
 
     def count(self, where: RouteFilter | None = None) -> int:
@@ -131,15 +136,43 @@ class Router:
         visible, allowed = self.attributes.visible(where), self.attributes.allowed(where)
         return None if allowed is None else self.scorer.world(visible, allowed)
 
-    def _route(self, question: str, candidates: Candidates, limit: int) -> Route:
+    def _route(self, question: str, candidates: Candidates, limit: int, world: World | None) -> Route:
         confidence = self.calibration.confidence(candidates)
         silent = self.settings.abstain and confidence < self.calibration.threshold
         if silent or not len(candidates.atoms):
             return Route(question=question, atoms=(), abstained=True, confidence=confidence)
         weights = self.calibration.gates(candidates)
         kept = [
-            RoutedAtom(id=self.atom_ids[atom], weight=float(weight), score=float(score))
+            Found(int(atom), float(weight), float(score), question)
             for place, (atom, weight, score) in enumerate(zip(candidates.atoms, weights, candidates.fused, strict=True))
             if place == 0 or weight >= self.settings.min_weight
         ]
-        return Route(question=question, atoms=tuple(kept[:limit]), abstained=False, confidence=confidence)
+        if self.settings.hops > 1:
+            kept = self._followed(kept, world)
+        atoms = tuple(RoutedAtom(id=self.atom_ids[f.atom], weight=f.weight, score=f.score) for f in kept[:limit])
+        return Route(question=question, atoms=atoms, abstained=False, confidence=confidence)
+
+    def _scored(self, questions: Sequence[str], world: World | None) -> list[Candidates]:
+        """Each question's candidates, in the cross-encoder's order where there is one."""
+        scored = self.scorer.score_batch(questions, *self.scorer.encode(self.embedder, questions), world)
+        if (reranker := self._reranker) is None:
+            return scored
+        return [
+            reranker.reorder(question, candidates, self._document)
+            for question, candidates in zip(questions, scored, strict=True)
+        ]
+
+    def _text(self, atom: int) -> str:
+        """An atom's bare text, which is its first key."""
+        return self.scorer.texts[int(self.scorer.keys_of(atom)[0])]
+
+    def _document(self, atom: int) -> str:
+        return self._text(atom) if self._documents is None else self._documents[atom]
+
+    def _followed(self, first: list[Found], world: World | None) -> list[Found]:
+        """The atoms of the first round with those of further ones."""
+
+        def ask(questions: list[str]) -> list[Candidates]:
+            return self._scored(questions, world)
+
+        return follow(first, self.settings.hops, self._text, ask, self.calibration.gates, self.settings.min_weight)

@@ -18,7 +18,10 @@ class RouterSettings(BaseModel):
     It was chosen on people's questions about the sample corpus and about eight SQuAD articles by sentence and
     by passage, of which recall@1 stays within .01 of its best between 1.5 and 3.
     `dense_candidates`/`lexical_candidates`: keys, respectively atoms, that each side puts up for exact
-    scoring. `index`: how keys are searched, by their number where it is auto (see `atomlora.router.index`).
+    scoring. `hops`: rounds of routing; more than one follow names from the first atoms to what is said of them
+    (see `atomlora.router.hops`). `index`: how keys are searched (see `atomlora.router.index`); auto goes by
+    their number. `reranker`: a cross-encoder that orders the first candidates, by name or folder (see
+    `atomlora.router.rerank`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -31,4 +34,6 @@ class RouterSettings(BaseModel):
     late_weight: float = Field(default=2.0, ge=0.0)
     dense_candidates: int = Field(default=96, ge=1)
     lexical_candidates: int = Field(default=32, ge=0)
+    hops: int = Field(default=1, ge=1, le=4)
+    reranker: str | None = None
     index: Literal["auto", "flat", "hnsw", "ivf", "ivfpq"] = "auto"

@@ -11,7 +11,7 @@ from atomlora.cli import filters, options, render
 from atomlora.cli.batches import ask_file, stream_answer
 from atomlora.errors import UsageError
 
-OPENING = ("base", "device", "reader", "on_conflict", "interference", "steady", "version")
+OPENING = ("base", "device", "reader", "on_conflict", "interference", "steady", "version", "hops")
 
 
 @click.command()
@@ -32,6 +32,7 @@ OPENING = ("base", "device", "reader", "on_conflict", "interference", "steady", 
 @options.on_conflict_option
 @options.interference_option
 @options.steady_option
+@options.hops_option
 @filters.filter_options
 @options.at_option
 @options.json_option
@@ -59,10 +60,13 @@ def ask(store: Path | str, question: str | None, batch: Path | None, stream: boo
 @options.store_argument
 @click.argument("question")
 @options.top_k_option
+@options.hops_option
 @filters.filter_options
 @options.at_option
 @options.json_option
-def route(store: Path | str, question: str, top_k: int, version: str | None, as_json: bool, **chosen: Any) -> None:
+def route(
+    store: Path | str, question: str, top_k: int, hops: int, version: str | None, as_json: bool, **chosen: Any
+) -> None:
     """Show which atoms matter to a question.
 
     QUESTION may be - to read it from standard input. Needs no base model.
@@ -70,7 +74,7 @@ def route(store: Path | str, question: str, top_k: int, version: str | None, as_
     from atomlora.asking import answer_atom
 
     asked, where = options.read_question(question), filters.take_filter(chosen)
-    with options.open_model(store, None, "auto", version=version) as model:
+    with options.open_model(store, None, "auto", version=version, hops=hops) as model:
         filters.note_if_nothing_passes(model, where)
         routed = model.route(asked, top_k, where)
         atoms = [answer_atom(atom, model.atoms, where) for atom in routed.atoms]

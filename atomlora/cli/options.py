@@ -63,6 +63,13 @@ device_option = click.option(
 top_k_option = click.option(
     "--top-k", default=4, show_default=True, type=click.IntRange(min=1), help="Atoms that may take part."
 )
+hops_option = click.option(
+    "--hops",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, 4),
+    help="Rounds of routing: 2 also finds what is said of the names that the first atoms bring in.",
+)
 new_tokens_option = click.option(
     "--max-new-tokens", default=96, show_default=True, type=click.IntRange(min=1), help="Most tokens of a statement."
 )
@@ -146,10 +153,14 @@ def model_options(command: Command) -> Command:
     return command
 
 
-def open_model(store: Path | str, base: str | None, device: str, **settings: Any) -> AtomLoRA:
+def open_model(store: Path | str, base: str | None, device: str, *, hops: int = 1, **settings: Any) -> AtomLoRA:
     """The store on its base; the base is loaded when first needed, or at once where it was named."""
     from atomlora.model import AtomLoRA
 
+    if hops > 1:
+        from atomlora.router import RouterSettings
+
+        settings["router"] = RouterSettings(hops=hops)
     return AtomLoRA.open(store, base, device, **settings)
 
 

@@ -161,3 +161,13 @@ def test_interrupted(run, store, monkeypatch):
     result = run("ask", store, QUESTION)
     assert result.exit_code == 130
     assert "Interrupted" in result.stderr
+
+
+def test_hops_reach_the_router(run, store):
+    question = "Which fruit grows where Captain Osk steers?"
+    for hops in ("1", "3"):
+        result = run("route", store, question, "--hops", hops, "--json")
+        assert result.exit_code == 0
+        assert json.loads(result.stdout)["atoms"]
+        assert run("ask", store, question, "--hops", hops, *FEW).exit_code == 0
+    assert run("route", store, question, "--hops", "0").exit_code == 2

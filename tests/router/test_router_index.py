@@ -61,6 +61,16 @@ def test_a_selection_is_all_that_is_found(kind: str, share: float, approximate_s
     assert recall(found, wanted) > 0.9
 
 
+@pytest.mark.parametrize("kind", ["flat", "ivf", "ivfpq"])
+def test_a_selection_far_from_the_question_is_found_all_the_same(kind: str, approximate_selections: None) -> None:
+    """A tenant that is asked about another's topic: none of its keys is in any list near the question."""
+    mask = np.zeros(len(KEYS), bool)
+    mask[BEST[0, -1500:]] = True
+    found = INDEXES[kind].search(ASKED[:1], 96, Selection(mask))
+    assert (found >= 0).all()
+    assert mask[found].all()
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(KINDS), st.integers(0, 2**31), st.integers(0, 3000), st.integers(1, 200))
 def test_nothing_outside_of_a_selection_is_ever_found(kind: str, seed: int, size: int, count: int) -> None:
@@ -113,3 +123,35 @@ def test_few_keys(count: int) -> None:
     assert index.search(unit_rows(2), 8).shape == (2, count)
     assert index.search(unit_rows(2), 8, Selection(np.zeros(count, bool))).shape == (2, 0)
     assert index.search(unit_rows(0), 8).shape == (0, 0)
+
+
+def test_a_flat_index_is_searched_on_the_gpu_where_faiss_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FAISS for GPUs is not installed here: its three names are stood in for."""
+    import faiss
+
+    moved = []
+
+    class OnGpu:
+        def __init__(self, index):
+            self.index, self.searched = index, 0
+
+        def search(self, vectors, count):
+            self.searched += 1
+            return self.index.search(vectors, count)
+
+    def index_cpu_to_gpu(_resources, device, index):
+        moved.append((device, OnGpu(index)))
+        return moved[-1][1]
+
+    monkeypatch.setattr(faiss, "StandardGpuResources", object, raising=False)
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1, raising=False)
+    monkeypatch.setattr(faiss, "index_cpu_to_gpu", index_cpu_to_gpu, raising=False)
+    index = KeyIndex(KEYS, "flat")
+    np.testing.assert_array_equal(index.search(ASKED, 5), BEST[:, :5])
+    mask = np.arange(len(KEYS)) % 2 == 0
+    assert mask[index.search(ASKED, 5, index.select(mask))].all()
+    assert [(device, found.searched) for device, found in moved] == [(0, 1)]
+    KeyIndex(KEYS, "ivf")
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 0)
+    KeyIndex(KEYS, "flat")
+    assert len(moved) == 1
