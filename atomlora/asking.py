@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from atomlora.answers import Answer, AnswerAtom, Mode, Reworded, Style, check_request
+from atomlora.answers import REFUSAL, Answer, AnswerAtom, Mode, Reworded, Style, check_request
 from atomlora.errors import UsageError
 from atomlora.modes import auto_mode
 from atomlora.prompts import chat_prompt
@@ -35,7 +35,7 @@ class How(NamedTuple):
 class Asked(NamedTuple):
     """A question, its route, what of it takes part, the mode that answers it, and the statements to be made, one for
     each turn (see `atomlora.turns`). Where the reader `reads`, it alone sees the texts that are `shown`. `where`: what
-    might be routed."""
+    might be routed. `refused`: it is off topic, and nobody is to answer it."""
 
     route: Route
     selection: Selection
@@ -44,6 +44,7 @@ class Asked(NamedTuple):
     shown: str | None = None
     reads: bool = False
     where: RouteFilter | None = None
+    refused: bool = False
 
 
 def prepare(model: AtomLoRA, questions: Sequence[str], how: How) -> list[Asked]:
@@ -62,6 +63,9 @@ def prepare(model: AtomLoRA, questions: Sequence[str], how: How) -> list[Asked]:
         mode = auto_mode(selection, model.atoms) if how.mode == "auto" else how.mode
         shown = shown_text(selection, model.atoms) if mode in ("text", "both") else None
         one = Asked(route, selection, mode, [], shown, _reads(model, selection, how.style), how.where)
+        if route.abstained and model.off_topic == "refuse":
+            asked.append(one._replace(refused=True))
+            continue
         asked.append(one._replace(rows=_rows(model, one, how.max_new_tokens)))
     return asked
 
@@ -80,6 +84,8 @@ def answers(
     found = []
     for number, (one, said) in enumerate(zip(asked, statements, strict=True)):
         text, tokens, ended = stated[number], 0, [statement.said_at for statement in said]
+        if one.refused:
+            text, ended = REFUSAL, [now]
         if (reply := read.get(number)) is not None:
             tokens, ended = reply.prompt_tokens, [now]
             if grounded(reply.text, texts[number]) or not text:
