@@ -42,8 +42,8 @@ class AtomLoRA:
     outside of the store is answered by the base without knowledge in every mode (`abstained`), or refused.
 
     Styles: `statement` gives what the base says; `short` has the reader read that, or the texts of mode text, or (mode
-    both) what the atoms state and the texts, and answer shortly; `auto` is short where there is a reader and no
-    behaviour takes part, whose tone the reader would lose.
+    both) what the atoms state and the texts, and answer shortly; `auto` is short where there is a reader that is sure
+    of its answer and no behaviour takes part, whose tone it would lose, and else the statement.
     """
 
     def __init__(

@@ -144,7 +144,7 @@ style_option = click.option(
     default="auto",
     show_default=True,
     type=click.Choice(["auto", "short", "statement"]),
-    help="The reader's short answer, or what the base states; auto is short where there is a reader.",
+    help="The reader's short answer, or what the base states; auto is short where a reader is sure.",
 )
 
 
