@@ -38,7 +38,7 @@ faults: $(READY)  ## the fault tests in full: 200 kills, 1,000 flips per type of
 
 # Needs the extra: pip install -e ".[fuzz]". Seeds are the files of the little store and corpus among the tests.
 SECONDS ?= 60
-FUZZED = segment catalogue manifest evaluation cache document
+FUZZED = segment catalogue manifest evaluation cache document questions
 fuzz: $(READY)  ## atheris on everything that reads bytes from outside, SECONDS each
 	@$(BIN)/python -c 'import atheris' || { echo 'make fuzz needs atheris: $(BIN)/pip install -e ".[fuzz]"' >&2; exit 1; }
 	mkdir -p build/fuzz/seeds

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from atomlora.answers import Answer
     from atomlora.compiler.compile import compile_corpus
     from atomlora.compiler.progress import CompileReport
+    from atomlora.compiler.questionnaire import corpus_questions
     from atomlora.model import AtomLoRA
     from atomlora.settings import CompileSettings
 
@@ -21,8 +22,9 @@ _HOMES = {
     "CompileReport": "atomlora.compiler.progress",
     "CompileSettings": "atomlora.settings",
     "compile_corpus": "atomlora.compiler.compile",
+    "corpus_questions": "atomlora.compiler.questionnaire",
 }
-__all__ = ["Answer", "AtomLoRA", "CompileReport", "CompileSettings", "compile_corpus"]
+__all__ = ["Answer", "AtomLoRA", "CompileReport", "CompileSettings", "compile_corpus", "corpus_questions"]
 
 
 def __getattr__(name: str) -> Any:

@@ -10,8 +10,10 @@ from pydantic import BaseModel, ConfigDict
 from atomlora.atom import Provenance
 from atomlora.errors import UsageError
 
-Mode = Literal["atoms", "text", "both", "none"]
-MODES: tuple[Mode, ...] = ("atoms", "text", "both", "none")
+Mode = Literal["atoms", "text", "both", "auto", "none"]
+MODES: tuple[Mode, ...] = ("atoms", "text", "both", "auto", "none")
+Style = Literal["auto", "short", "statement"]
+STYLES: tuple[Style, ...] = ("auto", "short", "statement")
 
 
 class AnswerPart(BaseModel):
@@ -70,13 +72,17 @@ class Answer(AnswerPart):
 
     `abstained`: the router found nothing that covers the question, so the base answered without knowledge.
     `confidence`: the router's probability that the store covers it (0 in mode none, which does not route).
-    `latency_ms`: from the call to the end of the batch that held the question's last statement. `prompt_tokens`:
-    without padding. `atoms` were routed, `behaviours` stood beside them in every statement. `text`: in mode atoms one
-    statement a line, one for each atom that says something new. `reworded`: see `atomlora.statements`.
+    `latency_ms`: from the call to the end of the batch that held the question's last step. `prompt_tokens`: of its
+    prompt and the reader's, without padding. `atoms` were routed, `behaviours` stood beside them in every statement.
+    `mode` is the one that answered, also where auto chose it. `statement` is what the base said: in mode atoms one
+    statement a line, one for each atom that says something new; nothing where only the reader spoke. `text` is the
+    answer: the short one of `reader`, where one answered, else the statement. `reworded`: see `atomlora.statements`.
     """
 
     question: str
     text: str
+    statement: str = ""
+    reader: str | None = None
     abstained: bool
     confidence: float
     mode: Mode
@@ -89,13 +95,15 @@ class Answer(AnswerPart):
     prompt_tokens: int
 
 
-def check_request(questions: Sequence[str], mode: str, top_k: int, max_new_tokens: int) -> None:
+def check_request(questions: Sequence[str], mode: str, top_k: int, max_new_tokens: int, style: str = "auto") -> None:
     """UsageError for what cannot be asked."""
     for number, question in enumerate(questions):
         if not question.strip():
             raise UsageError(f"question {number + 1} of {len(questions)} is empty; give a question")
     if mode not in MODES:
         raise UsageError(f"--mode {mode}: unknown; use {', '.join(MODES)}")
+    if style not in STYLES:
+        raise UsageError(f"--style {style}: unknown; use {', '.join(STYLES)}")
     if top_k < 1:
         raise UsageError(f"--top-k must be at least 1, not {top_k}")
     if max_new_tokens < 1:

@@ -110,7 +110,7 @@ def atom_identity(
     questions: tuple[Question, ...],
 ) -> str:
     """sha256 over what an atom is trained from. `recipe` is the digest of the training settings and the writer."""
-    pairs = [[q.text, q.answer] for q in questions]
+    pairs = [[q.text, q.answer, *([] if q.trained is None else [q.kind, q.trained])] for q in questions]
     return digest_json([base_fingerprint, recipe, title, headings, text, pairs])
 
 

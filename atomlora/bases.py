@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atomlora.errors import BaseModelError
+from atomlora.quantised import check_loaded, loading, plain_values, quiet, split_name
 
 if TYPE_CHECKING:
     pass
@@ -63,9 +64,11 @@ def resolve_base(name: str) -> Path | str:
     return name
 
 
+@quiet()  # torchao, where it is installed, is imported with transformers
 def load_base(name: str, device: str = "auto", dtype: str = "auto") -> Base:
     """Load a causal LM for inference or for compiling.
 
+    `name`: see `resolve_base`; `NAME+int8` and `NAME+nf4` are quantised (see `atomlora.quantised`).
     `device`: auto (cuda if there is one), cpu, cuda…; `dtype`: auto (float32 on CPU, bfloat16 on GPU) or a torch name.
     Raises BaseModelError when the base is unknown, not on this machine without a network, or not Llama-like.
     """
@@ -74,14 +77,16 @@ def load_base(name: str, device: str = "auto", dtype: str = "auto") -> Base:
     from transformers.utils import logging as hf_logging
 
     hf_logging.disable_progress_bar()
-    place = resolve_base(name)
+    plain, quantisation = split_name(name)
+    place = resolve_base(plain)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if dtype == "auto":
         dtype = "bfloat16" if device.startswith("cuda") else "float32"
+    how = loading(quantisation, device, getattr(torch, dtype))
     try:
         tokenizer = AutoTokenizer.from_pretrained(place)
-        model = AutoModelForCausalLM.from_pretrained(place, dtype=getattr(torch, dtype))
+        model: Any = AutoModelForCausalLM.from_pretrained(place, dtype=getattr(torch, dtype), **how)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BaseModelError(
@@ -89,11 +94,14 @@ def load_base(name: str, device: str = "auto", dtype: str = "auto") -> Base:
             f"or use the embedded {EMBEDDED_BASE!r}"
         ) from error
     blocks(model)
+    check_loaded(model, name, quantisation)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
     model.requires_grad_(False)
-    model.eval().to(device)
+    model.eval()
+    if quantisation is None:  # a quantised one was loaded where it stays
+        model.to(device)
     return Base(name=name, fingerprint=fingerprint(model, tokenizer), model=model, tokenizer=tokenizer)
 
 
@@ -143,8 +151,10 @@ def fingerprint(model: Any, tokenizer: Any) -> str:
     digest.update(json.dumps(config, sort_keys=True).encode())
     digest.update((getattr(tokenizer, "chat_template", None) or "").encode())
     digest.update(str(len(tokenizer)).encode())
+    if (quantisation := getattr(model.config, "quantization_config", None)) is not None:
+        digest.update(type(quantisation).__name__.encode())
     for name, tensor in sorted(model.state_dict().items()):
-        values = tensor.detach().to(device="cpu", dtype=torch.bfloat16).flatten()
+        values = plain_values(tensor.detach()).to(device="cpu", dtype=torch.bfloat16).flatten()
         digest.update(name.encode())
         digest.update(values.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

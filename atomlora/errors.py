@@ -24,6 +24,10 @@ class BaseModelError(AtomLoraError):
     """A base model or embedder that is unknown, absent, or not the one a store was made for."""
 
 
+class QuestionWriterError(AtomLoraError):
+    """A question writer behind an address that cannot be used."""
+
+
 class StoreError(AtomLoraError):
     """A store that cannot be opened, locked or written."""
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from pydantic import BaseModel, ConfigDict
 
 from atomlora import metrics
+from atomlora.answers import Style
 from atomlora.errors import InputError, UsageError
 from atomlora.full_context import REBUILT, Documents, Reply, ask_documents, rebuilder
 from atomlora.golden import GoldenQuestion
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from atomlora.model import AtomLoRA
     from atomlora.router import RouteFilter
 
-EvalMode = Literal["none", "text", "full", "big", "atoms", "both", "extract"]
+EvalMode = Literal["none", "text", "full", "big", "atoms", "both", "auto", "extract"]
 EVAL_MODES: tuple[EvalMode, ...] = get_args(EvalMode)
 DEFAULT_MODES: tuple[EvalMode, ...] = ("none", "text", "full", "atoms", "both", "extract")
 
@@ -41,8 +42,9 @@ class Result(BaseModel):
 class ModeScores(Result):
     """Means over the `n` questions that a mode could be asked.
 
-    `contains_interval`: 95 %, bootstrapped. `latency_ms`: from asking a batch to its answers. `truncated`:
-    documents cut to fit into the base's context (mode full).
+    `stated`: like contains, of the statement that a short answer was read from, where there was one. `read`: share
+    that the reader answered. `contains_interval`: 95 %, bootstrapped. `latency_ms`: from asking a batch to its
+    answers. `truncated`: documents cut to fit into the base's context (mode full).
     """
 
     n: int
@@ -54,6 +56,8 @@ class ModeScores(Result):
     prompt_tokens: float
     latency_ms: float
     truncated: int = 0
+    stated: float | None = None
+    read: float = 0.0
 
 
 class RoutingScores(Result):
@@ -67,13 +71,16 @@ class RoutingScores(Result):
 
 
 class EvalReport(Result):
-    """What `evaluate` found; `documents` says where the texts of mode full came from."""
+    """What `evaluate` found; `documents` says where the texts of mode full came from, `reader` who answered shortly,
+    `style` how answers were wanted."""
 
     modes: dict[str, ModeScores]
     routing: RoutingScores | None
     questions: int
     batch_size: int
     documents: str | None = None
+    reader: str | None = None
+    style: Style = "auto"
     warnings: tuple[str, ...] = ()
 
 
@@ -84,9 +91,12 @@ class ScoredAnswer(Result):
     question: str
     golden: tuple[str, ...]
     text: str
+    statement: str = ""
+    reader: str | None = None
     f1: float
     em: float
     contains: float
+    stated: float | None = None
     abstained: bool
     prompt_tokens: int
     latency_ms: float
@@ -111,6 +121,7 @@ def evaluate(
     top_k: int = 4,
     max_new_tokens: int = 96,
     batch_size: int = 16,
+    style: Style = "auto",
     documents: Mapping[str, str] | None = None,
     documents_name: str = "given",
     where: RouteFilter | None = None,
@@ -131,6 +142,7 @@ def evaluate(
             raise UsageError("mode big is one adapter of all documents; leave it out of --modes, or leave out --tenant")
     scores: dict[str, ModeScores] = {}
     warnings: list[str] = []
+    reader: str | None = None
     for mode in modes:
         asked = [one for one in golden if mode != "full" or _context(one, lookup) is not None]
         if len(asked) < len(golden):
@@ -140,22 +152,26 @@ def evaluate(
             )
         if not asked:
             continue
-        _warm_up(model, asked[0], mode, top_k)
+        _warm_up(model, asked[0], mode, top_k, style)
         answers: list[ScoredAnswer] = []
         truncated = 0
         for start in range(0, len(asked), batch_size):
             batch = asked[start : start + batch_size]
-            for one, reply in zip(batch, _ask(model, batch, mode, top_k, max_new_tokens, lookup, where), strict=True):
+            replies = _ask(model, batch, mode, top_k, max_new_tokens, style, lookup, where)
+            for one, reply in zip(batch, replies, strict=True):
                 answers.append(_score(one, reply, mode))
                 truncated += reply.truncated
                 if on_answer is not None:
                     on_answer(answers[-1])
         scores[mode] = _means(answers, truncated)
+        reader = next((one.reader for one in answers if one.reader is not None), reader)
     return EvalReport(
         modes=scores,
         routing=routing_scores(model, golden, top_k, where),
         questions=len(golden),
         batch_size=batch_size,
+        reader=reader,
+        style=style,
         documents=None if "full" not in scores else REBUILT if documents is None else documents_name,
         warnings=tuple(warnings),
     )
@@ -193,12 +209,12 @@ def _context(one: GoldenQuestion, lookup: Documents) -> str | None:
     return "\n\n".join(known) if known and len(known) == len(texts) else None
 
 
-def _warm_up(model: AtomLoRA, one: GoldenQuestion, mode: EvalMode, top_k: int) -> None:
+def _warm_up(model: AtomLoRA, one: GoldenQuestion, mode: EvalMode, top_k: int, style: Style) -> None:
     """Load what the mode needs, so that the first batch's latency is like the others'."""
     if mode == "extract":
         model.route(one.question, top_k)
     else:
-        model.ask(one.question, "none" if mode == "full" or mode == "big" else mode, top_k, max_new_tokens=2)
+        model.ask(one.question, "none" if mode == "full" or mode == "big" else mode, top_k, 2, style=style)
 
 
 def _ask(
@@ -207,6 +223,7 @@ def _ask(
     mode: EvalMode,
     top_k: int,
     max_new_tokens: int,
+    style: Style,
     lookup: Documents,
     where: RouteFilter | None,
 ) -> Iterator[Reply]:
@@ -222,10 +239,14 @@ def _ask(
         yield from ask_one_adapter(model, questions, max_new_tokens)
     elif mode == "full":
         contexts = [_context(one, lookup) or "" for one in batch]
-        yield from ask_documents(model.base, questions, contexts, max_new_tokens)
+        if style != "statement" and model.reader is not None:
+            yield from model.reader.read(questions, contexts, max_new_tokens)
+        else:
+            yield from ask_documents(model.base, questions, contexts, max_new_tokens)
     else:
-        for answer in model.ask_batch(questions, mode, top_k, max_new_tokens, where=where):
-            yield Reply(answer.text, answer.abstained, answer.prompt_tokens, answer.latency_ms)
+        for answer in model.ask_batch(questions, mode, top_k, max_new_tokens, style=style, where=where):
+            said = {"statement": answer.statement, "reader": answer.reader}
+            yield Reply(answer.text, answer.abstained, answer.prompt_tokens, answer.latency_ms, **said)
 
 
 def _score(one: GoldenQuestion, reply: Reply, mode: EvalMode) -> ScoredAnswer:
@@ -234,9 +255,12 @@ def _score(one: GoldenQuestion, reply: Reply, mode: EvalMode) -> ScoredAnswer:
         question=one.question,
         golden=one.golden,
         text=reply.text,
+        statement=reply.statement,
+        reader=reply.reader,
         f1=metrics.f1(reply.text, one.golden, one.rule),
         em=metrics.exact_match(reply.text, one.golden, one.rule),
         contains=metrics.contains(reply.text, one.golden, one.rule),
+        stated=metrics.contains(reply.statement, one.golden, one.rule) if reply.statement else None,
         abstained=reply.abstained,
         prompt_tokens=reply.prompt_tokens,
         latency_ms=round(reply.latency_ms, 3),
@@ -246,6 +270,8 @@ def _score(one: GoldenQuestion, reply: Reply, mode: EvalMode) -> ScoredAnswer:
 def _means(answers: Sequence[ScoredAnswer], truncated: int) -> ModeScores:
     hits = [one.contains for one in answers]
     low, high = metrics.bootstrap_interval(hits)
+    stated = [one.stated for one in answers if one.stated is not None]
+    read = metrics.mean([float(one.reader is not None) for one in answers])
     return ModeScores(
         n=len(answers),
         f1=_round(metrics.mean([one.f1 for one in answers])),
@@ -256,6 +282,8 @@ def _means(answers: Sequence[ScoredAnswer], truncated: int) -> ModeScores:
         prompt_tokens=round(metrics.mean([one.prompt_tokens for one in answers]), 1),
         latency_ms=round(metrics.mean([one.latency_ms for one in answers]), 1),
         truncated=truncated,
+        stated=_round(metrics.mean(stated)) if stated else None,
+        read=_round(read),
     )
 
 

@@ -1,12 +1,13 @@
-"""Mode full of `evaluate`: where the documents come from, and asking the bare base with one in the prompt."""
+"""Mode full of `evaluate`: where the documents come from, and asking a base with one in the prompt."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from atomlora.prompts import chat_prompt
 from atomlora.runtime.keys import place_of
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 REBUILT = "rebuilt from the store's atoms"
 _TOKENS_PER_BATCH = 16384  # of documents in the prompt: what a small machine's memory can hold
+Prompt = Callable[[Any, str, str], list[int]]
+"""Token ids of tokenizer, question and text."""
 Documents = Callable[[str], str | None]
 """The text of the document with this `source`; None where there is none."""
 
@@ -28,6 +31,8 @@ class Reply(NamedTuple):
     prompt_tokens: int
     latency_ms: float
     truncated: bool = False
+    statement: str = ""
+    reader: str | None = None
 
 
 def read_documents(folder: Path) -> dict[str, str]:
@@ -74,14 +79,18 @@ def rebuilder(store: Store, where: RouteFilter | None = None) -> Documents:
 
 
 def ask_documents(
-    base: Base, questions: Sequence[str], documents: Sequence[str], max_new_tokens: int
+    base: Base,
+    questions: Sequence[str],
+    documents: Sequence[str],
+    max_new_tokens: int,
+    prompt_of: Prompt = chat_prompt,
 ) -> Iterator[Reply]:
     """Answers of the bare base with a document in each prompt."""
     from atomlora.runtime.decoding import decode_batch
 
     start = time.perf_counter()
     fitted = [
-        fit_prompt(base, question, document, max_new_tokens)
+        fit_prompt(base, question, document, max_new_tokens, prompt_of)
         for question, document in zip(questions, documents, strict=True)
     ]
     longest = max(len(prompt) for prompt, _ in fitted)
@@ -94,15 +103,15 @@ def ask_documents(
             yield Reply(text, False, len(prompt), latency_ms, cut)
 
 
-def fit_prompt(base: Base, question: str, document: str, max_new_tokens: int) -> tuple[list[int], bool]:
+def fit_prompt(
+    base: Base, question: str, document: str, max_new_tokens: int, prompt_of: Prompt = chat_prompt
+) -> tuple[list[int], bool]:
     """The prompt's ids, and whether the document's end was cut off to fit into the base's context."""
-    from atomlora.prompts import chat_prompt
-
     limit = getattr(base.model.config, "max_position_embeddings", None)
-    prompt = chat_prompt(base.tokenizer, question, document)
+    prompt = prompt_of(base.tokenizer, question, document)
     cut = False
     while limit is not None and document and len(prompt) + max_new_tokens > limit:
         share = max(0.0, limit - max_new_tokens) / len(prompt)
         document, cut = document[: int(len(document) * min(0.98, share))], True
-        prompt = chat_prompt(base.tokenizer, question, document)
+        prompt = prompt_of(base.tokenizer, question, document)
     return prompt, cut

@@ -48,8 +48,8 @@ def read_questions(path: Path, data: bytes | None = None) -> Iterator[str]:
         yield text_field(record, "question", place)
 
 
-def read_jsonl(path: Path, data: bytes | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(file and line for messages, object) of every line that is not blank.
+def read_jsonl(path: Path, data: bytes | None = None, example: str = _EXAMPLE) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(file and line for messages, object) of every line that is not blank; messages show the `example`.
 
     Raises InputError for a file that cannot be read and for a line that is no JSON object.
     """
@@ -66,9 +66,9 @@ def read_jsonl(path: Path, data: bytes | None = None) -> Iterator[tuple[str, dic
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise InputError(f"{place}: is not JSON ({error}); {_EXAMPLE}") from error
+            raise InputError(f"{place}: is not JSON ({error}); {example}") from error
         if not isinstance(record, dict):
-            raise InputError(f"{place}: is not a JSON object; {_EXAMPLE}")
+            raise InputError(f"{place}: is not a JSON object; {example}")
         yield place, record
 
 
@@ -90,11 +90,11 @@ def _question(record: dict[str, Any], place: str) -> GoldenQuestion:
     )
 
 
-def text_field(record: dict[str, Any], key: str, place: str) -> str:
+def text_field(record: dict[str, Any], key: str, place: str, example: str = _EXAMPLE) -> str:
     """The stripped text of a field; InputError naming `place` when it is none, or empty."""
     value = record.get(key)
     if not isinstance(value, str) or not value.strip():
-        raise InputError(f"{place}: {key!r} must be text that is not empty; {_EXAMPLE}")
+        raise InputError(f"{place}: {key!r} must be text that is not empty; {example}")
     return value.strip()
 
 

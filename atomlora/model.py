@@ -1,5 +1,5 @@
 """`AtomLoRA`: a store opened on its base. Question -> router -> composer -> kernels (in the base's layers)
--> answer."""
+-> statements -> reader -> answer."""
 
 from __future__ import annotations
 
@@ -9,36 +9,26 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from atomlora.answers import Answer, AnswerAtom, Mode, Reworded, check_request
+from atomlora.answers import Answer, Mode, Style
+from atomlora.asking import Asked, How, answers, prepare
 from atomlora.conflicts.records import OnConflict, checked_choice
 from atomlora.opening import base_for, checked_steady, policies_for
-from atomlora.prompts import chat_prompt
 from atomlora.store import Store
-from atomlora.turns import adds, alone, joined, turns
+from atomlora.turns import adds
 
 if TYPE_CHECKING:
     from atomlora.atom import Atom
     from atomlora.bases import Base
-    from atomlora.composer import Composer, Policy, Selection
+    from atomlora.composer import Composer, Policy
     from atomlora.interference.policy import PolicySettings
-    from atomlora.router import Embedder, Route, RoutedAtom, RouteFilter, Router, RouterSettings
+    from atomlora.reader.mounted import Reader
+    from atomlora.router import Embedder, Route, RouteFilter, Router, RouterSettings
     from atomlora.runtime.composed import ComposedModel
-    from atomlora.statements import Row, Statement
 
 T = TypeVar("T")
 STEADY = 0.5
-
-
-class Asked(NamedTuple):
-    """A question on its way: its route, what of it takes part, the statements to be made, one for each turn (see
-    `atomlora.turns`), and what might be routed."""
-
-    route: Route
-    selection: Selection
-    rows: list[Row]
-    where: RouteFilter | None
 
 
 class AtomLoRA:
@@ -47,9 +37,13 @@ class AtomLoRA:
 
     Modes of asking: `atoms` mounts the routed atoms, each of which leads one statement of the answer (see
     `atomlora.turns`), and puts no text in the prompt; `text` puts their texts in the prompt and mounts none of them;
-    `both` does both, in one statement; `none` asks the bare base. Behaviour atoms stand beside every statement in all
-    modes but none. A question that the router finds outside of the store is answered by the base without knowledge in
-    every mode (`abstained`).
+    `both` does both, in one statement; `auto` is atoms or both, by the route (see `atomlora.modes`); `none` asks the
+    bare base. Behaviour atoms stand beside every statement in all modes but none. A question that the router finds
+    outside of the store is answered by the base without knowledge in every mode (`abstained`).
+
+    Styles: `statement` gives what the base says; `short` has the reader read that, or the texts of mode text, or (mode
+    both) what the atoms state and the texts, and answer shortly; `auto` is short where there is a reader and no
+    behaviour takes part, whose tone the reader would lose.
     """
 
     def __init__(
@@ -64,11 +58,13 @@ class AtomLoRA:
         policies: Sequence[Policy] = (),
         on_conflict: OnConflict | None = None,
         interference: PolicySettings | str | None = None,
+        reader: str | Path = "auto",
         capacity: int = 64,
         steady: float = STEADY,
     ) -> None:
         """Use `AtomLoRA.open`."""
         self.store = store
+        self._wanted_reader = str(reader)
         self._wanted_base: Base | str = base or store.manifest.base.name
         self._device, self._dtype = device, dtype
         self._router_settings, self._embedder = router, embedder
@@ -89,8 +85,9 @@ class AtomLoRA:
         GPU), `router` (RouterSettings), `embedder` (default: the store's), `policies` (see `Composer`),
         `on_conflict` (newest, warn or error: what becomes of routed atoms that contradict each other; default: as
         compiled), `interference` (PolicySettings, or its action: what is done about atoms that the store's records say
-        disturb each other; the last policy), `capacity` (atoms resident at once), `steady` (probability of a token
-        below which an atom is asked again in a wording that it was trained on, see `atomlora.statements`; 0: never).
+        disturb each other; the last policy), `reader` (auto: as compiled, or the shipped one of the base; none; a
+        folder), `capacity` (atoms resident at once), `steady` (probability of a token below which an atom is asked
+        again in a wording that it was trained on, see `atomlora.statements`; 0: never).
         Raises StoreError; UsageError for a setting out of its range; BaseModelError, naming both, when the base is not
         the store's: here where `base` is given, else when it is first needed.
         """
@@ -107,13 +104,14 @@ class AtomLoRA:
         top_k: int = 4,
         max_new_tokens: int = 96,
         labels: Sequence[str] = (),
+        style: Style = "auto",
         where: RouteFilter | None = None,
     ) -> Answer:
         """Answer one question, greedily, by statements of up to `max_new_tokens` tokens. `labels`: of the behaviour
         atoms to mount besides those that always are. `where`: which atoms may take part (default: those that belong
-        to no tenant). Raises UsageError for an empty question, an unknown mode or label, or top_k or max_new_tokens
-        < 1."""
-        return self.ask_batch([question], mode, top_k, max_new_tokens, labels, where)[0]
+        to no tenant). Raises UsageError for an empty question, an unknown mode, style or label, top_k or
+        max_new_tokens < 1, and style short without a reader."""
+        return self.ask_batch([question], mode, top_k, max_new_tokens, labels, style, where)[0]
 
     def ask_batch(
         self,
@@ -122,15 +120,16 @@ class AtomLoRA:
         top_k: int = 4,
         max_new_tokens: int = 96,
         labels: Sequence[str] = (),
+        style: Style = "auto",
         where: RouteFilter | None = None,
     ) -> list[Answer]:
         """Answer several questions, each as `ask` would; batches are made of prompts of like length."""
         from atomlora.statements import say
 
         start = time.perf_counter()
-        asked = self._prepare(questions, mode, top_k, max_new_tokens, labels, where)
+        asked = prepare(self, questions, How(mode, top_k, max_new_tokens, labels, style, where))
         statements = iter(say(self, [row for one in asked for row in one.rows], max_new_tokens))
-        return [self._answer(one, list(islice(statements, len(one.rows))), mode, start) for one in asked]
+        return answers(self, asked, [list(islice(statements, len(one.rows))) for one in asked], start)
 
     def stream(
         self,
@@ -139,13 +138,14 @@ class AtomLoRA:
         top_k: int = 4,
         max_new_tokens: int = 96,
         labels: Sequence[str] = (),
+        style: Style = "auto",
         where: RouteFilter | None = None,
     ) -> Generator[str, None, Answer]:
-        """The answer's text in pieces as they are decoded, from the second statement on whole statements; the
-        generator's return value is the `Answer`."""
+        """The answer's text in pieces as they are decoded, from the second statement on whole statements, a reader's
+        answer as a whole; the generator's return value is the `Answer`."""
         start = time.perf_counter()
-        asked = self._prepare([question], mode, top_k, max_new_tokens, labels, where)[0]
-        return self._stream(asked, mode, max_new_tokens, start)
+        (asked,) = prepare(self, [question], How(mode, top_k, max_new_tokens, labels, style, where))
+        return self._stream(asked, max_new_tokens, start)
 
     def route(self, question: str, top_k: int = 4, where: RouteFilter | None = None) -> Route:
         """Which atoms matter to the question, of those that `where` admits (default: those that belong to no tenant);
@@ -219,6 +219,14 @@ class AtomLoRA:
             ),
         )
 
+    @property
+    def reader(self) -> Reader | None:
+        """What answers shortly; None where there is none. UsageError for one that is not there or of another base."""
+        from atomlora.reader.registry import reader_for
+
+        recorded = str(self.store.manifest.settings.get("reader", "auto"))
+        return self._part("reader", lambda: reader_for(self._wanted_reader, self.base, recorded))
+
     def _part(self, name: str, make: Callable[[], T]) -> T:
         with self._lock:
             if name not in self._parts:
@@ -226,82 +234,18 @@ class AtomLoRA:
             part: T = self._parts[name]
             return part
 
-    # Steps of asking
-
-    def _prepare(
-        self,
-        questions: Sequence[str],
-        mode: Mode,
-        top_k: int,
-        max_new_tokens: int,
-        labels: Sequence[str],
-        where: RouteFilter | None,
-    ) -> list[Asked]:
-        from atomlora.composer import Selection
-        from atomlora.router import Route
-        from atomlora.runtime.decoding import check_room
-        from atomlora.statements import Row
-
-        check_request(questions, mode, top_k, max_new_tokens)
-        if mode == "none":
-            routes = [Route(question=q, atoms=(), abstained=False, confidence=0.0) for q in questions]
-        else:
-            routes = self.router.route_batch(questions, top_k, where)
-        asked = []
-        for route in routes:
-            selection = Selection() if mode == "none" else self.composer.select(route, labels)
-            shown = selection.atoms if mode in ("text", "both") else ()
-            prompt = chat_prompt(self.base.tokenizer, route.question, self._context(shown))
-            check_room(self.base, prompt, route.question, max_new_tokens)
-            if mode == "atoms" and selection.atoms:
-                rows = [
-                    Row(route.question, prompt, turn, alone(selection, leader))
-                    for leader, turn in enumerate(turns(selection))
-                ]
-            else:
-                rows = [Row(route.question, prompt, selection.whole() if mode == "both" else selection.bare())]
-            asked.append(Asked(route, selection, rows, where))
-        return asked
-
-    def _context(self, atoms: Sequence[RoutedAtom]) -> str | None:
-        """The texts of atoms, each once, the likeliest first; None without atoms."""
-        return "\n".join(dict.fromkeys(self.atoms[atom.id].text for atom in atoms)) or None
-
-    def _stream(self, asked: Asked, mode: Mode, max_new_tokens: int, start: float) -> Generator[str, None, Answer]:
+    def _stream(self, asked: Asked, max_new_tokens: int, start: float) -> Generator[str, None, Answer]:
         from atomlora.statements import say, stream
 
+        if asked.reads:
+            (answer,) = answers(self, [asked], [say(self, asked.rows, max_new_tokens)], start)
+            yield answer.text
+            return answer
         statements = [(yield from stream(self, asked.rows[0], max_new_tokens))]
         for row in asked.rows[1:]:  # may repeat an earlier one, which shows at its end
             (statement,) = say(self, [row], max_new_tokens)
             if adds(statement.text, [one.text for one in statements]):
                 yield "\n" + statement.text
             statements.append(statement)
-        return self._answer(asked, statements, mode, start)
-
-    def _answer(self, asked: Asked, statements: Sequence[Statement], mode: Mode, start: float) -> Answer:
-        return Answer(
-            question=asked.route.question,
-            text=joined([statement.text for statement in statements]),
-            abstained=asked.route.abstained,
-            confidence=asked.route.confidence,
-            mode=mode,
-            atoms=tuple(self.answer_atom(atom, asked.where) for atom in asked.selection.atoms),
-            behaviours=tuple(self.answer_atom(atom) for atom in asked.selection.beside),
-            dropped=asked.selection.dropped,
-            conflicts=asked.selection.conflicts,
-            reworded=tuple(
-                Reworded(id=row.mounted.atoms[0].id, question=statement.reworded)
-                for row, statement in zip(asked.rows, statements, strict=True)
-                if statement.reworded is not None
-            ),
-            latency_ms=round((max(statement.said_at for statement in statements) - start) * 1000, 3),
-            prompt_tokens=len(asked.rows[0].prompt),
-        )
-
-    def answer_atom(self, routed: RoutedAtom, where: RouteFilter | None = None) -> AnswerAtom:
-        """An atom as answers show it, at the first place of its text that `where` admits."""
-        from atomlora.runtime.keys import seen_place
-
-        atom = self.atoms[routed.id]
-        facts = {"id": atom.id, "weight": routed.weight, "score": routed.score, "text": atom.text}
-        return AnswerAtom.at(seen_place(atom, where), **facts)
+        (answer,) = answers(self, [asked], [statements], start)
+        return answer

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from atomlora.errors import BaseModelError, UsageError
+from atomlora.quantised import quantised_name, split_name
 
 if TYPE_CHECKING:
     from atomlora.bases import Base
@@ -21,7 +22,8 @@ def base_for(store: Store, base: Base | str, device: str, dtype: str) -> Base:
 
     wanted = store.manifest.base
     if isinstance(base, str):
-        base = load_base(base, device, dtype)
+        kind = split_name(wanted.name)[1]  # a folder that is named stands for the base as the store has it
+        base = load_base(base if split_name(base)[1] else quantised_name(base, kind), device, dtype)
     if base.fingerprint != wanted.fingerprint:
         raise BaseModelError(
             f"{store.path} was compiled for base {wanted.name!r} ({wanted.fingerprint[:12]}…), not "

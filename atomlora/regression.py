@@ -145,7 +145,7 @@ def regression(
         batch = cases[start : start + _BATCH]
         prompts = [case.prompt for case in batch]
         bare = model.ask_batch(prompts, "none", top_k, max_new_tokens)
-        composed = model.ask_batch(prompts, "atoms", top_k, max_new_tokens, labels)
+        composed = model.ask_batch(prompts, "atoms", top_k, max_new_tokens, labels, "statement")
         along = token_divergences(model, prompts, top_k, labels)
         for case, one, two, tokens in zip(batch, bare, composed, along, strict=True):
             divergences += tokens

@@ -90,21 +90,39 @@ class InterferenceSettings(Settings):
     probes: int = Field(1, ge=1)
 
 
+class EndpointSettings(Settings):
+    """How a question writer behind an address is used: up to `concurrency` requests at a time and
+    `requests_per_minute` (None: as they come); each waits `timeout_s` seconds for its answer and is tried `attempts`
+    times, with pauses that double from `backoff_s` seconds unless the server says how long."""
+
+    concurrency: int = Field(4, ge=1, le=256)
+    requests_per_minute: float | None = Field(None, gt=0)
+    timeout_s: float = Field(60.0, gt=0)
+    attempts: int = Field(5, ge=1)
+    backoff_s: float = Field(1.0, gt=0)
+
+
 class CompileSettings(Settings):
     """Everything that decides what a compile run produces, and how much memory it may take.
 
     `storage`: how new atoms' weights lie in the store; int8 takes half of bf16. `on_conflict` is what asking does by
-    default where a question is routed to atoms that contradict each other. `one_adapter`: whether the baseline of one
-    adapter for everything is trained too.
+    default where a question is routed to atoms that contradict each other. `question_rounds`: how often a text is
+    asked about, up to `max_questions` questions each time, always about something else; `round_trip`: whether an
+    instruct base that writes must also answer its questions from the text as it should. `one_adapter`: whether the
+    baseline of one adapter for everything is trained too.
     """
 
     adapter: AdapterSettings = AdapterSettings()
     train: TrainSettings = TrainSettings()
     question_writer: str = "auto"
+    endpoint: EndpointSettings = EndpointSettings()
     max_questions: int = Field(6, ge=1, le=64)
+    question_rounds: int = Field(1, ge=1, le=5)
+    round_trip: bool = False
     slots: int = Field(24, ge=1)
     embedder: str = "minilm"
     on_conflict: OnConflict = "warn"
+    reader: str = "auto"
     behaviour: BehaviourSettings = BehaviourSettings()
     one_adapter: bool = False
     interference: InterferenceSettings = InterferenceSettings()

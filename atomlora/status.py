@@ -8,10 +8,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from atomlora.atom import Atom, Record
-from atomlora.compiler.drafts import Draft, assign_user_questions, drafts_from, reuse
+from atomlora.compiler.drafts import Draft, drafts_from, reuse
+from atomlora.compiler.given import Given, given_questions
 from atomlora.corpora import Document, Passage, SkippedFile, read_corpus, split_document
-from atomlora.questions.types import Question
-from atomlora.questions.user import load_user_questions
 from atomlora.settings import CompileSettings
 from atomlora.store import Manifest, Store
 
@@ -75,11 +74,11 @@ def status(sources: Sequence[Path | str], path: Path | str, questions: Path | No
             documents[document.source] = document.sha256
         else:
             empty.append(document.source)
-    drafts = drafts_from(passages)
     with Store.open(path) as store:
         manifest, atoms = store.manifest, {atom.id: atom for atom in store.atoms()}
-    user = _user_questions(drafts, atoms, questions)
-    kept = reuse(drafts, user, atoms, manifest.base.fingerprint, manifest.recipe)
+    given = _given(drafts_from(passages), atoms, questions)
+    drafts = given.drafts
+    kept = reuse(drafts, given.questions, atoms, manifest.base.fingerprint, manifest.recipe, given.covered)
     texts = {(atom.text, atom.headings) for atom in atoms.values()}
     asked_anew = sum(i not in kept and (draft.text, draft.headings) in texts for i, draft in enumerate(drafts))
     otherwise = _trains_otherwise(manifest)
@@ -114,16 +113,17 @@ def _documents(sources: Sequence[Path | str], skipped: list[SkippedFile]) -> Ite
             yield found
 
 
-def _user_questions(drafts: Sequence[Draft], atoms: Mapping[str, Atom], file: Path | None) -> dict[int, list[Question]]:
-    """The user's questions by draft: those of the file, or those that the store's atoms have."""
+def _given(drafts: list[Draft], atoms: Mapping[str, Atom], file: Path | None) -> Given:
+    """The questions of the file, or those that the store's atoms were given."""
     if file is not None:
-        return assign_user_questions(drafts, load_user_questions(file), str(file))
-    known = {
-        (atom.text, atom.headings): [question for question in atom.questions if question.kind == "user"]
-        for atom in atoms.values()
+        return given_questions(drafts, file)
+    known = {(atom.text, atom.headings): atom.questions for atom in atoms.values()}
+    asked = {
+        i: known[draft.text, draft.headings] for i, draft in enumerate(drafts) if (draft.text, draft.headings) in known
     }
-    own = {i: known.get((draft.text, draft.headings), []) for i, draft in enumerate(drafts)}
-    return {i: questions for i, questions in own.items() if questions}
+    covered = frozenset(i for i, found in asked.items() if any(q.trained is not None for q in found))
+    own = {i: tuple(q for q in found if i in covered or q.kind == "user") for i, found in asked.items()}
+    return Given(drafts, {i: found for i, found in own.items() if found}, covered)
 
 
 def _trains_otherwise(manifest: Manifest) -> str:

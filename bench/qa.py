@@ -1,14 +1,19 @@
 """Answers to questions on documents: bare base, retrieved text, whole document, one adapter, atoms, both, extract.
 
-    python bench/qa.py [--json] [--sets sample,tofu,phantomwiki] [--data DIR] [--limit N] [--documents N]
+    python bench/qa.py [--json] [--sets sample,squad,tofu,phantomwiki] [--data DIR] [--limit N] [--documents N]
+                       [--reader auto|none|DIR]
 
 Each set is compiled into a store of its own (a store that is there is brought up to date, which keeps its
 atoms), and its questions, of which no compile run sees any, are asked in every mode in one run:
 
 - sample: the sample corpus that ships with atomlora, and its golden questions;
+- squad: DIR/squad/dev_titles.jsonl, passages of the titles from the 17th on (question writer and reader were trained
+  on the first 16), spread evenly, and their human questions;
 - tofu: DIR/tofu/authors_dev.jsonl; an author's answers joined are a document, the questions are the test
   (their answers are whole sentences: look at f1, contains is next to nothing);
 - phantomwiki: DIR/phantomwiki_seed2/articles.jsonl, asked one_hop.jsonl.
+
+Where there is a reader every mode that it can answer is asked twice, and its rows end in "+reader".
 """
 
 # ruff: noqa: E402
@@ -33,9 +38,12 @@ from atomlora import AtomLoRA, CompileSettings, compile_corpus
 from atomlora.bases import EMBEDDED_BASE, cache_folder
 from atomlora.corpora import sample_path
 from atomlora.errors import AtomLoraError, InputError
-from atomlora.evaluate import EVAL_MODES, ScoredAnswer, evaluate, parse_modes
+from atomlora.evaluate import EVAL_MODES, EvalMode, ScoredAnswer, evaluate, parse_modes
 from atomlora.full_context import read_documents
 from atomlora.golden import load_golden, read_jsonl
+
+TRAINED_TITLES = 16  # of squad, by the shipped question writer and reader
+READ: tuple[EvalMode, ...] = ("text", "full", "atoms", "both", "auto")
 
 
 class QuestionSet(NamedTuple):
@@ -75,8 +83,23 @@ def phantomwiki_set(data: Path | None, work: Path, documents: int | None) -> Que
     return write_set(work, "articles.jsonl", articles, golden)
 
 
+def squad_set(data: Path | None, work: Path, documents: int | None) -> QuestionSet:
+    """Passages that neither the question writer nor the reader was trained on."""
+    lines = [line for _, line in read_jsonl(given(data) / "squad" / "dev_titles.jsonl")]
+    unseen = list(dict.fromkeys(line["title"] for line in lines))[TRAINED_TITLES:]
+    passages = [line for line in lines if line["title"] in unseen and line["questions"]]
+    if documents is not None and documents < len(passages):
+        passages = [passages[number * len(passages) // documents] for number in range(documents)]
+    articles = [{name: passage[name] for name in ("id", "title", "text")} for passage in passages]
+    golden = [
+        {**one, "source": f"passages.jsonl#{passage['id']}"} for passage in passages for one in passage["questions"]
+    ]
+    return write_set(work, "passages.jsonl", articles, golden)
+
+
 SETS: dict[str, Callable[[Path | None, Path, int | None], QuestionSet]] = {
     "sample": sample_set,
+    "squad": squad_set,
     "tofu": tofu_set,
     "phantomwiki": phantomwiki_set,
 }
@@ -85,7 +108,7 @@ SETS: dict[str, Callable[[Path | None, Path, int | None], QuestionSet]] = {
 def given(data: Path | None) -> Path:
     """The folder of --data; InputError without one."""
     if data is None:
-        raise InputError("--data is missing: the folder that holds tofu/ and phantomwiki_seed2/")
+        raise InputError("--data is missing: the folder that holds squad/, tofu/ and phantomwiki_seed2/")
     return data
 
 
@@ -114,19 +137,23 @@ def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         if heard[answer.mode] % 50 == 0 or heard[answer.mode] == len(golden):
             tell(f"{name}: {answer.mode} {heard[answer.mode]}/{len(golden)}")
 
-    with AtomLoRA.open(work / "store", device=arguments.device) as model:
-        scores = evaluate(
-            model,
-            golden,
-            arguments.modes,
-            top_k=arguments.top_k,
-            batch_size=arguments.batch_size,
-            documents=read_documents(found.documents),
-            documents_name="as compiled",
-            on_answer=listen,
-        )
+    how: dict[str, Any] = {
+        "top_k": arguments.top_k,
+        "batch_size": arguments.batch_size,
+        "documents": read_documents(found.documents),
+        "documents_name": "as compiled",
+        "on_answer": listen,
+    }
+    with AtomLoRA.open(work / "store", device=arguments.device, reader=arguments.reader) as model:
+        scores = evaluate(model, golden, arguments.modes, style="statement", **how).model_dump(mode="json")
+        wanted = [mode for mode in arguments.modes if mode in READ]
+        if model.reader is not None and wanted:
+            heard.clear()
+            read = evaluate(model, golden, wanted, style="short", **how).model_dump(mode="json")
+            scores["reader"] = read["reader"]
+            scores["modes"] |= {f"{mode}+reader": row for mode, row in read["modes"].items()}
     compiled = report.model_dump(mode="json", exclude={"store", "failed", "skipped"})
-    return {"set": name, "compile": compiled, **scores.model_dump(mode="json")}
+    return {"set": name, "compile": compiled, **scores}
 
 
 def tell(line: str) -> None:
@@ -165,14 +192,14 @@ def show(result: dict[str, Any]) -> None:
         print(f"{one['set']}: {compiled['atoms_total']} atoms, {compiled['atoms_failed']} not learnt in full")
         print(f"  routing: recall@1 {routing['recall_at_1']:.3f}, @{routing['k']} {routing['recall_at_k']:.3f}")
         print(
-            "  {:>8} {:>5} {:>9} {:>15} {:>7} {:>7} {:>10} {:>8} {:>11}".format(
+            "  {:>14} {:>5} {:>9} {:>15} {:>7} {:>7} {:>10} {:>8} {:>11}".format(
                 "mode", "n", "contains", "95 %", "f1", "em", "abstained", "tokens", "latency ms"
             )
         )
         for mode, row in one["modes"].items():
             interval = "{:.3f}-{:.3f}".format(*row["contains_interval"])
             print(
-                f"  {mode:>8} {row['n']:5} {row['contains']:9.3f} {interval:>15} {row['f1']:7.3f} "
+                f"  {mode:>14} {row['n']:5} {row['contains']:9.3f} {interval:>15} {row['f1']:7.3f} "
                 f"{row['em']:7.3f} {row['abstained']:10.3f} {row['prompt_tokens']:8.1f} "
                 f"{row['latency_ms']:11.1f}"
             )
@@ -183,12 +210,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     parser.add_argument("--sets", default="sample", help=f"of {','.join(SETS)}")
-    parser.add_argument("--data", type=Path, help="folder that holds tofu/ and phantomwiki_seed2/")
+    parser.add_argument("--data", type=Path, help="folder that holds squad/, tofu/ and phantomwiki_seed2/")
     parser.add_argument("--work", type=Path, default=None, help="where stores lie (default: the user's cache)")
     parser.add_argument("--limit", type=int, help="questions of a set, evenly spread")
-    parser.add_argument("--documents", type=int, help="documents of tofu and phantomwiki, from the first")
+    parser.add_argument("--documents", type=int, help="documents of squad (spread), tofu and phantomwiki (the first)")
     parser.add_argument("--modes", default=",".join(EVAL_MODES))
     parser.add_argument("--base", default=EMBEDDED_BASE)
+    parser.add_argument("--reader", default="auto", help="auto, none or a folder written by `atomlora adapt`")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--top-k", type=int, default=4)

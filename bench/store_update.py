@@ -147,7 +147,7 @@ def routes(path: Path, questions: list[str]) -> dict[str, list[tuple[str, float]
 
 def answer(path: Path, questions: list[str]) -> dict[str, str]:
     with AtomLoRA.open(path) as model:
-        return dict(zip(questions, (a.text for a in model.ask_batch(questions)), strict=True))
+        return dict(zip(questions, (a.text for a in model.ask_batch(questions, style="statement")), strict=True))
 
 
 def tiny_base(folder: Path, texts: list[str]) -> Path:

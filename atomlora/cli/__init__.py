@@ -6,12 +6,14 @@ interrupted.
 
 import click
 
+from atomlora.cli.adapting import adapt
 from atomlora.cli.asking import ask, route
 from atomlora.cli.checking import check
 from atomlora.cli.compiling import compile_command
 from atomlora.cli.evaluating import eval_command
 from atomlora.cli.group import Commands
 from atomlora.cli.inspecting import gc, show, verify
+from atomlora.cli.questioning import questions
 from atomlora.cli.remotes import pull, push
 from atomlora.cli.samples import sample
 from atomlora.cli.status import status
@@ -25,7 +27,7 @@ def main() -> None:
 
 
 for command in (
-    sample, compile_command, ask, route, eval_command, check, status, show, log, diff, checkout, tag, verify, gc,
-    push, pull,
+    sample, questions, compile_command, ask, route, eval_command, check, adapt, status, show, log, diff, checkout, tag,
+    verify, gc, push, pull,
 ):  # fmt: skip
     main.add_command(command)

@@ -11,6 +11,8 @@ from atomlora.cli import filters, options, render
 from atomlora.cli.batches import ask_file, stream_answer
 from atomlora.errors import UsageError
 
+OPENING = ("base", "device", "reader", "on_conflict", "interference", "steady", "version", "hops")
+
 
 @click.command()
 @options.store_argument
@@ -19,9 +21,10 @@ from atomlora.errors import UsageError
     "--mode",
     default="atoms",
     show_default=True,
-    type=click.Choice(["atoms", "text", "both", "none"]),
-    help="What the base is given: mounted atoms, their texts in the prompt, both, or nothing.",
+    type=click.Choice(["atoms", "text", "both", "auto", "none"]),
+    help="What the base is given: mounted atoms, their texts in the prompt, both, what the route suggests, or nothing.",
 )
+@options.reader_options
 @options.model_options
 @click.option("--batch", type=click.Path(path_type=Path, allow_dash=True), help='jsonl of {"question": …} lines.')
 @click.option("--stream", is_flag=True, help="Show the answer while it is decoded.")
@@ -41,8 +44,7 @@ def ask(store: Path | str, question: str | None, batch: Path | None, stream: boo
     check_ask(question, batch, stream, as_json)
     asked = None if question is None else options.read_question(question)
     where = filters.take_filter(how)
-    named = ("base", "device", "on_conflict", "interference", "steady", "version", "hops")
-    opening = {name: how.pop(name) for name in named}
+    opening = {name: how.pop(name) for name in OPENING}
     with options.open_model(store, **opening) as model:
         filters.note_if_nothing_passes(model, where)
         how["where"] = where
@@ -69,11 +71,13 @@ def route(
 
     QUESTION may be - to read it from standard input. Needs no base model.
     """
+    from atomlora.asking import answer_atom
+
     asked, where = options.read_question(question), filters.take_filter(chosen)
     with options.open_model(store, None, "auto", version=version, hops=hops) as model:
         filters.note_if_nothing_passes(model, where)
         routed = model.route(asked, top_k, where)
-        atoms = [model.answer_atom(atom, where) for atom in routed.atoms]
+        atoms = [answer_atom(atom, model.atoms, where) for atom in routed.atoms]
     render.route(routed, atoms, as_json)
 
 

@@ -9,18 +9,16 @@ import click
 
 from atomlora.bases import EMBEDDED_BASE
 from atomlora.cli import options
+from atomlora.quantised import quantised_name
 
 
 @click.command("compile")
 @click.argument("src", nargs=-1, type=click.Path(path_type=Path))
 @click.option("-o", "--output", "store", required=True, type=click.Path(path_type=Path), help="The store's folder.")
 @click.option("--base", default=EMBEDDED_BASE, show_default=True, help="Base model: name, folder or hub id.")
+@options.quantisation_option
 @click.option("--embedder", help="The router's embedder: name, folder or hub id.  [default: minilm]")
-@click.option(
-    "--questions",
-    type=click.Path(path_type=Path),
-    help='Your own questions: jsonl of {"question", "answer", "source"}.',
-)
+@options.questions_option
 @click.option(
     "--examples",
     multiple=True,
@@ -29,7 +27,8 @@ from atomlora.cli import options
 @click.option("--type", "kind", type=click.Choice(["behaviour"]), help="What --examples make.  [default: behaviour]")
 @click.option("--mount", metavar="always|label:NAME", help="When a behaviour is mounted.  [default: always]")
 @click.option("--tenant", metavar="NAME", help="Whose documents SRC are; those of others stay.  [default: everybody's]")
-@click.option("--question-writer", metavar="auto|none|base|DIR", help="Who writes questions.  [default: auto]")
+@options.writer_options
+@options.preset_option
 @click.option("--rank", type=int, help="Rank of an atom's adapter.")
 @click.option("--alpha", type=float, help="Its alpha: deltas are scaled by alpha / rank.")
 @click.option("--layers", metavar="late:N|LIST", help="Which layers: the last N, or numbers like 25,26,27.")
@@ -37,6 +36,7 @@ from atomlora.cli import options
 @click.option("--one-adapter", is_flag=True, help="Also train the baseline: one adapter for all, for eval --modes big.")
 @click.option("--slots", type=int, help="Atoms that train side by side: more need more memory.")
 @options.on_conflict_option
+@click.option("--reader", metavar="auto|none|DIR", help="Who answers shortly by default: see adapt.  [default: auto]")
 @click.option("--storage", type=click.Choice(["bf16", "int8"]), help="Store weights so.  [default: bf16]")
 @options.device_option
 @options.json_option
@@ -44,6 +44,7 @@ def compile_command(
     src: tuple[Path, ...],
     store: Path,
     base: str,
+    base_quantisation: str | None,
     questions: Path | None,
     examples: tuple[str, ...],
     kind: str | None,
@@ -57,12 +58,16 @@ def compile_command(
 
     Without SRC the store's documents stay as they are, without --examples its behaviours do. Only what is new or has
     changed is trained; an interrupted run is resumed by the same command.
+
+    A sentence that --questions names (by text, or start and end) is trained on those lines alone; one whose lines are
+    all gone is left out while its document is as it was when the file was written; all others get questions from the
+    writer, beside lines of the file that only name their source. See `atomlora questions --help`.
     """
     from atomlora.cli.progress import compile_shown, show_report
     from atomlora.cli.settings import behaviour_files, compile_settings
 
     files = behaviour_files(src, examples, kind, mount, tenant)
     settings = compile_settings(**chosen)
-    how = {"base": base, "questions": questions, "device": device, "examples": files, "mount": mount or "always"}
-    how["tenant"] = tenant
+    how: dict[str, Any] = {"base": quantised_name(base, base_quantisation), "questions": questions, "device": device}
+    how |= {"examples": files, "mount": mount or "always", "tenant": tenant}
     show_report(compile_shown(src, store, settings, **how), as_json)

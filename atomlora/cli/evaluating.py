@@ -40,6 +40,7 @@ MODES = "none,text,full,atoms,both,extract"
 @options.steady_option
 @filters.tenant_option
 @options.at_option
+@options.reader_options
 @options.model_options
 @options.json_option
 def eval_command(
@@ -48,6 +49,7 @@ def eval_command(
     as_json: bool,
     base: str | None,
     device: str,
+    reader: str,
     regression: bool,
     record: bool,
     version: str | None,
@@ -66,7 +68,7 @@ def eval_command(
 
     how["where"] = filters.take_filter(how)
     limits = check_options(regression, record, how)
-    with options.open_model(store, base, device, version=version, steady=steady) as model:
+    with options.open_model(store, base, device, reader=reader, version=version, steady=steady) as model:
         if limits is not None:
             run_regression(model, golden, limits, as_json, **how)
             return

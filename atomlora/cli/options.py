@@ -73,6 +73,16 @@ hops_option = click.option(
 new_tokens_option = click.option(
     "--max-new-tokens", default=96, show_default=True, type=click.IntRange(min=1), help="Most tokens of a statement."
 )
+preset_option = click.option(
+    "--preset",
+    type=click.Choice(["fast", "balanced", "thorough"]),
+    help="Seconds or recall: how much is asked and trained.  [default: balanced]",
+)
+quantisation_option = click.option(
+    "--base-quantisation",
+    type=click.Choice(["none", "int8", "nf4"]),
+    help="Keep the base's linear layers in 8 or 4 bits, the same as --base NAME+int8; needs atomlora[quantised].",
+)
 labels_option = click.option(
     "--label", "labels", multiple=True, metavar="NAME", help="Mount the behaviours of this label too. May be repeated."
 )
@@ -81,6 +91,30 @@ on_conflict_option = click.option(
     type=click.Choice(["newest", "warn", "error"]),
     help="Where documents disagree: leave the older out, note it, or fail.  [default: warn, or as compiled]",
 )
+questions_option = click.option(
+    "--questions",
+    type=click.Path(path_type=Path),
+    help='Questions: jsonl of {"question", "answer", "source"}, or what `atomlora questions` wrote.',
+)
+
+
+def writer_options(command: Command) -> Command:
+    """--question-writer and how one behind an address is used."""
+    for option in (
+        click.option("--writer-timeout", type=float, help="Seconds to wait for an address's answer.  [default: 60]"),
+        click.option("--writer-requests-per-minute", type=float, help="At most so many to an address."),
+        click.option("--writer-concurrency", type=int, help="Requests to an address at a time.  [default: 4]"),
+        click.option(
+            "--question-writer",
+            metavar="auto|none|base|URL#MODEL|DIR",
+            help="Who writes questions. URL#MODEL is an OpenAI-compatible endpoint, such as "
+            "http://localhost:8000/v1#qwen3; its key is read from $ATOMLORA_WRITER_API_KEY.  [default: auto]",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 interference_option = click.option(
     "--interference",
     type=click.Choice(["downweight", "drop", "warn", "alone", "off"]),
@@ -93,6 +127,23 @@ steady_option = click.option(
     type=click.FloatRange(0, 1, max_open=True),
     help="Where a token of a statement is less likely, ask its atom again in a trained wording; 0: never.",
 )
+
+
+reader_option = click.option(
+    "--reader", default="auto", show_default=True, metavar="auto|none|DIR", help="Who answers shortly: see adapt."
+)
+style_option = click.option(
+    "--style",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "short", "statement"]),
+    help="The reader's short answer, or what the base states; auto is short where there is a reader.",
+)
+
+
+def reader_options(command: Command) -> Command:
+    """--reader and --style."""
+    return reader_option(style_option(command))
 
 
 def model_options(command: Command) -> Command:

@@ -149,10 +149,10 @@ def show_report(report: CompileReport, as_json: bool) -> None:
     """The summary on stdout; what was skipped, warned of or not learnt on stderr."""
     skipped = [f"Skipped {one.source}: {one.reason}" for one in report.skipped]
     failed = [_failure(one) for one in report.failed]
-    _list(skipped, "files skipped")
-    _list([f"Warning: {warning}" for warning in report.warnings], "warnings")
-    _list([f"Conflict: {one.reason}" for one in report.conflicts], "conflicts between documents")
-    _list(failed, "atoms not learnt in full; atomlora show lists all atoms with their recall")
+    show_list(skipped, "files skipped")
+    show_list([f"Warning: {warning}" for warning in report.warnings], "warnings")
+    show_list([f"Conflict: {one.reason}" for one in report.conflicts], "conflicts between documents")
+    show_list(failed, "atoms not learnt in full; atomlora show lists all atoms with their recall")
     if as_json:
         print_json(report.model_dump(mode="json"))
         return
@@ -169,7 +169,8 @@ def _failure(atom: FailedAtom) -> str:
     return f'Not learnt in full: {atom.id[:12]} ({atom.source}) "{text}": {first}{more}'
 
 
-def _list(lines: Sequence[str], what: str) -> None:
+def show_list(lines: Sequence[str], what: str) -> None:
+    """Lines on stderr; those after the first SHOWN are only counted."""
     for line in lines[:SHOWN]:
         click.echo(render.one_line(line), err=True)
     if len(lines) > SHOWN:

@@ -32,11 +32,13 @@ def check_options(regression: bool, record: bool, how: dict[str, Any]) -> Limits
         return None
     if record or how["documents"] is not None:
         raise UsageError(f"--{'record' if record else 'documents'} is of no use with --regression")
+    if how["style"] == "short":
+        raise UsageError("--style short is of no use with --regression, which compares what the base says")
     from atomlora.regression import Limits
 
     if how["where"] is not None:
         raise UsageError("--tenant is of no use with --regression")
-    for name in ("modes", "documents", "batch_size", "where"):
+    for name in ("modes", "documents", "batch_size", "style", "where"):
         how.pop(name)
     return Limits(**given)
 

@@ -53,6 +53,9 @@ def sources(given: Answer) -> None:
     """The lines below an answer: what took part, what did not, and whether the router abstained."""
     if given.abstained:
         click.echo(abstained_note(given.confidence))
+    if given.reader and given.statement != given.text:
+        for line in given.statement.splitlines():
+            click.echo(f'  stated: "{one_line(line)}"')
     for atom in given.atoms:
         click.echo(source_line(atom))
     for atom in given.behaviours:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from atomlora.answers import Style
 from atomlora.cli import render
 from atomlora.cli.options import print_json
 from atomlora.errors import StoreError
@@ -35,6 +36,7 @@ def run_evaluation(
     top_k: int,
     max_new_tokens: int,
     batch_size: int,
+    style: Style,
     where: RouteFilter | None = None,
 ) -> EvalReport:
     """Evaluate with a progress bar on stderr; mistakes in the input are found before anything is asked."""
@@ -49,6 +51,7 @@ def run_evaluation(
             top_k=top_k,
             max_new_tokens=max_new_tokens,
             batch_size=batch_size,
+            style=style,
             documents=texts,
             documents_name=str(documents),
             where=where,
@@ -63,13 +66,14 @@ def show_scores(report: EvalReport, as_json: bool) -> None:
     if as_json:
         print_json(report.model_dump(mode="json"))
         return
-    header = ["mode", "n", "contains", "95 %", "f1", "em", "abstained", "prompt tokens", "latency ms"]
+    header = ["mode", "n", "contains", "95 %", "stated", "f1", "em", "abstained", "prompt tokens", "latency ms"]
     rows = [
         [
             mode,
             row.n,
             f"{row.contains:.3f}",
             f"{row.contains_interval[0]:.3f}-{row.contains_interval[1]:.3f}",
+            "" if row.stated is None else f"{row.stated:.3f}",
             f"{row.f1:.3f}",
             f"{row.em:.3f}",
             f"{row.abstained:.3f}",
@@ -84,6 +88,8 @@ def show_scores(report: EvalReport, as_json: bool) -> None:
             f"routing: the source is first for {routing.recall_at_1:.3f}, among the first {routing.k} for "
             f"{routing.recall_at_k:.3f} of {routing.n} questions"
         )
+    if report.reader is not None:
+        click.echo(f"reader: {render.one_line(report.reader)}")
     if report.documents is not None:
         cut = report.modes["full"].truncated
         click.echo(f"full: documents {report.documents}" + (f"; {cut} cut to fit the base" if cut else ""))
@@ -97,7 +103,7 @@ def require_recordable(store: Store) -> None:
 
 def record_scores(store: Store, golden: Path, report: EvalReport, how: dict[str, Any]) -> None:
     """Keep the report with the store's version, and say so on stderr."""
-    asked = {name: how[name] for name in ("modes", "limit", "top_k", "max_new_tokens")}
+    asked = {name: how[name] for name in ("modes", "limit", "top_k", "max_new_tokens")} | {"reader": report.reader}
     evaluation = Evaluation(
         version=store.version,
         created=datetime.now(UTC).isoformat(timespec="microseconds"),

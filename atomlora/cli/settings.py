@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,14 @@ from pydantic import ValidationError
 
 from atomlora.conflicts.records import OnConflict
 from atomlora.errors import UsageError
-from atomlora.settings import AdapterSettings, CompileSettings
+from atomlora.presets import Preset, preset_changes
+from atomlora.settings import AdapterSettings, CompileSettings, EndpointSettings
+
+_OPTIONS = {  # of settings that have another name
+    "concurrency": "--writer-concurrency",
+    "requests_per_minute": "--writer-requests-per-minute",
+    "timeout_s": "--writer-timeout",
+}
 
 
 def compile_settings(
@@ -21,27 +29,72 @@ def compile_settings(
     targets: str | None,
     slots: int | None,
     embedder: str | None,
-    question_writer: str | None,
     on_conflict: OnConflict | None,
     one_adapter: bool,
     storage: str | None,
+    reader: str | None,
+    preset: Preset | None = None,
+    **writer: Any,
 ) -> CompileSettings:
-    """The defaults, but for the options that were given. UsageError names the option that cannot be."""
+    """The preset's settings, but for the options that were given. UsageError names the option that cannot be."""
     names = None if targets is None else tuple(name.strip() for name in targets.split(",") if name.strip())
     if names == ():
         raise UsageError("--targets is empty; name linear layers, such as gate_proj,up_proj,down_proj")
-    try:
+    with _named_options():
         adapter = AdapterSettings(**_given(rank=rank, alpha=alpha, layers=layers, targets=names))
         return CompileSettings(
             adapter=adapter,
-            **_given(slots=slots, embedder=embedder, question_writer=question_writer),
-            **_given(on_conflict=on_conflict, storage=storage),
+            **_given(slots=slots, embedder=embedder, on_conflict=on_conflict, storage=storage),
+            **_given(reader=_checked_reader(reader)),
+            **_writer(**writer),
+            **preset_changes(preset or "balanced"),
             one_adapter=one_adapter,
         )
+
+
+def question_settings(preset: Preset | None = None, **writer: Any) -> CompileSettings:
+    """What `questions` shares with `compile`."""
+    with _named_options():
+        return CompileSettings(**_writer(**writer), **preset_changes(preset or "balanced"))
+
+
+def _writer(
+    *,
+    question_writer: str | None = None,
+    writer_concurrency: int | None = None,
+    writer_requests_per_minute: float | None = None,
+    writer_timeout: float | None = None,
+) -> dict[str, Any]:
+    """Options about the question writer as settings; UsageError for what only an address has."""
+    names = {
+        "concurrency": writer_concurrency,
+        "requests_per_minute": writer_requests_per_minute,
+        "timeout_s": writer_timeout,
+    }
+    if _given(**names) and "://" not in (question_writer or ""):
+        raise UsageError("--writer-… options are for a writer behind an address: --question-writer URL#MODEL")
+    return {"endpoint": EndpointSettings(**_given(**names)), **_given(question_writer=question_writer)}
+
+
+@contextlib.contextmanager
+def _named_options() -> Iterator[None]:
+    """What settings refuse, as a UsageError that names the option."""
+    try:
+        yield
     except ValidationError as error:
         first = error.errors()[0]
-        option = "--" + str(first["loc"][0]).replace("_", "-")
+        field = str(first["loc"][0])
+        option = _OPTIONS.get(field) or "--" + field.replace("_", "-")
         raise UsageError(f"{option} {first['input']}: {first['msg'].lower()}") from error
+
+
+def _checked_reader(name: str | None) -> str | None:
+    """A reader's name as the store keeps it; UsageError where no reader lies there."""
+    if name is None or name in ("auto", "none"):
+        return name
+    from atomlora.reader.folder import read_folder
+
+    return str(read_folder(Path(name)).path.resolve())
 
 
 def behaviour_files(

@@ -18,7 +18,7 @@ SHOWN = 20
 @click.command()
 @click.argument("src", nargs=-1, required=True, type=click.Path(path_type=Path))
 @options.store_argument
-@click.option("--questions", type=click.Path(path_type=Path), help="Your own questions, as given to compile.")
+@click.option("--questions", type=click.Path(path_type=Path), help="The question file given to compile.")
 @options.json_option
 def status(src: tuple[Path, ...], store: Path | str, questions: Path | None, as_json: bool) -> None:
     """Show what has changed in documents since STORE was compiled.

@@ -60,8 +60,8 @@ def as_before(head: Manifest, settings: CompileSettings, base: Base) -> CompileS
             f"the store's atoms are for base {head.base.name!r}; give --base {head.base.name}, or give SRC to compile "
             f"the documents for {base.name!r}"
         )
-    shaped = ["adapter", "train", "question_writer", "max_questions", "embedder"]
-    chosen = [name for name in ("on_conflict", "storage") if name not in settings.model_fields_set]
+    shaped = ["adapter", "train", "question_writer", "max_questions", "question_rounds", "round_trip", "embedder"]
+    chosen = [name for name in ("on_conflict", "storage", "reader") if name not in settings.model_fields_set]
     known = {name: head.settings[name] for name in (*shaped, *chosen) if name in head.settings}
     try:
         before = CompileSettings.model_validate(known)

@@ -3,43 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from atomlora.atom import Atom, digest_json
 from atomlora.bases import EMBEDDED_BASE, load_base
+from atomlora.compiler.asking import ask, read_passages
 from atomlora.compiler.behaviours import as_before, kept_drafts, train_behaviours
-from atomlora.compiler.drafts import (
-    BEHAVIOUR,
-    Draft,
-    assign_user_questions,
-    drafts_from,
-    of_others,
-    reuse,
-    united,
-)
+from atomlora.compiler.drafts import BEHAVIOUR, drafts_from, of_others, reuse, united
 from atomlora.compiler.examples import behaviour_drafts
+from atomlora.compiler.given import given_questions
 from atomlora.compiler.one_adapter import train_one_adapter
-from atomlora.compiler.progress import CompileProgress, CompileReport, FailedAtom, Teller
+from atomlora.compiler.progress import CompileReport, FailedAtom, Listener, Teller
 from atomlora.compiler.session import TrainingSession
 from atomlora.compiler.shape import resolve_targets
 from atomlora.conflicts.find import find_conflicts
 from atomlora.conflicts.newest import first_seen
 from atomlora.conflicts.records import ConflictRecord
-from atomlora.corpora import Passage, SkippedFile, read_corpus, split_document
-from atomlora.errors import InputError
 from atomlora.interference.compiling import compiled_interference
-from atomlora.questions import load_user_questions, writer_for
-from atomlora.questions.types import AtomText, Question, QuestionWriter
+from atomlora.questions.cache import cached
+from atomlora.questions.registry import settings_writer
 from atomlora.router import Embedder, fit_calibration, load_embedder
 from atomlora.runtime.keys import TOKEN_CACHE, store_documents, store_keys
 from atomlora.settings import CompileSettings
 from atomlora.store import Manifest, Store, StoreWriter
-
-Listener = Callable[[CompileProgress], None]
 
 RECALIBRATE_SHARE = 0.05  # of the atoms: when more than these have changed, gates are fitted anew
 
@@ -65,13 +54,13 @@ def compile_corpus(
     documents stay as they are, without `examples` its behaviours do; an empty list of examples takes them away.
     `tenant`: whose documents the sources are (default: everybody's); those of others stay as they are, and give the
     settings that shape atoms.
+    `questions` is a question file, see `atomlora.compiler.given`.
     Nothing of the version before is touched until the last step, the commit. Raises InputError, UsageError,
     BaseModelError or StoreError; after Ctrl-C the same call resumes.
     """
     settings, began, teller = settings or CompileSettings(), time.perf_counter(), Teller(on_progress)
-    passages, skipped = _read(sources, teller) if sources or examples is None else ([], [])
+    passages, skipped = read_passages(sources, teller) if sources or examples is None else ([], [])
     taught = None if examples is None else behaviour_drafts(examples, mount)
-    given = load_user_questions(questions) if questions else []
     with Store.writer(Path(store)) as writer:
         loaded = load_base(base, device)
         current = _current(Path(store)) if writer.head else []
@@ -79,17 +68,17 @@ def compile_corpus(
         shaped = writer.head if staying or not sources else None
         if shaped is not None:
             settings = as_before(shaped, settings, loaded)
-        question_writer = writer_for(settings.question_writer, loaded.model, loaded.tokenizer)
+        question_writer = settings_writer(settings, loaded.model, loaded.tokenizer)
         embedder = load_embedder(settings.embedder)
         targets = resolve_targets(loaded.model, settings.adapter)
         recipe = digest_json([settings.recipe(), question_writer.digest, settings.max_questions])
         if shaped is not None and not sources:
             recipe = shaped.recipe
 
-        drafts = drafts_from(passages, tenant)
-        user = assign_user_questions(drafts, given, str(questions)) if given else {}
-        kept = reuse(drafts, user, writer.finished(), loaded.fingerprint, recipe)
-        drafts = _with_questions(drafts, user, kept, question_writer, settings, teller)
+        given = given_questions(drafts_from(passages, tenant), questions)
+        kept = reuse(given.drafts, given.questions, writer.finished(), loaded.fingerprint, recipe, given.covered)
+        asking = cached(question_writer, loaded.fingerprint)
+        drafts = ask(given, kept, asking, settings.max_questions, teller)
         question_writer.close()
         session = TrainingSession(loaded, targets, settings, recipe, teller)
         trained = session.train({i: d for i, d in enumerate(drafts) if i not in kept}, writer)
@@ -155,46 +144,8 @@ def compile_corpus(
         failed=failed,
         conflicts=tuple(conflicts),
         skipped=tuple(skipped),
+        warnings=given.notes,
     )
-
-
-def _read(sources: Sequence[Path | str], teller: Teller) -> tuple[list[Passage], list[SkippedFile]]:
-    passages: list[Passage] = []
-    skipped: list[SkippedFile] = []
-    teller.tell("read", 0, 0)
-    for number, document in enumerate(read_corpus(sources), start=1):
-        if isinstance(document, SkippedFile):
-            skipped.append(document)
-        else:
-            passages += split_document(document)
-        teller.tell("read", number, number)
-    if not passages:
-        names = ", ".join(str(source) for source in sources)
-        raise InputError(f"{names}: no sentence to learn from in these documents; give documents with running text")
-    return passages, skipped
-
-
-def _with_questions(
-    drafts: list[Draft],
-    user: dict[int, list[Question]],
-    kept: dict[int, Atom],
-    writer: QuestionWriter,
-    settings: CompileSettings,
-    teller: Teller,
-) -> list[Draft]:
-    """Questions for every draft that no finished atom answers for; a user's own come first."""
-    missing = [i for i in range(len(drafts)) if i not in kept]
-    texts = [AtomText(title=drafts[i].title, text=drafts[i].text, headings=drafts[i].headings) for i in missing]
-    written: list[list[Question]] = []
-    if texts:
-        teller.tell("questions", 0, len(texts))
-        written = writer.write(texts, settings.max_questions, lambda done, all_: teller.tell("questions", done, all_))
-    asked = list(drafts)
-    for i, found in zip(missing, written, strict=True):
-        asked[i] = replace(asked[i], questions=(*user.get(i, ()), *found))
-    for i, atom in kept.items():
-        asked[i] = replace(asked[i], questions=atom.questions)
-    return asked
 
 
 def _since_calibration(head: Manifest | None, recipe: str, embedder: Embedder, changed: int, atoms: int) -> int | None:

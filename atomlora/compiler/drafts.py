@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from atomlora.atom import Atom, Mount, Provenance, atom_identity
 from atomlora.corpora import Passage
-from atomlora.errors import InputError
 from atomlora.questions.types import Question
-from atomlora.questions.user import UserQuestion
 
 BEHAVIOUR = "behaviour"  # the type of atoms that are trained from examples
-_WORD = re.compile(r"\w{3,}")
 
 
 @dataclass(frozen=True)
@@ -68,45 +64,17 @@ def drafts_from(passages: Iterable[Passage], tenant: str | None = None) -> list[
     return list(drafts.values())
 
 
-def assign_user_questions(
-    drafts: Sequence[Draft], given: Sequence[UserQuestion], file: str
-) -> dict[int, list[Question]]:
-    """Which draft each user question belongs to: of its source, the one that holds the answer and shares most words.
-
-    Raises InputError when a question names a source that the corpus does not have.
-    """
-    by_source: dict[str, list[int]] = {}
-    for index, draft in enumerate(drafts):
-        for place in draft.provenances:
-            by_source.setdefault(place.source, []).append(index)
-    assigned: dict[int, list[Question]] = {}
-    for question in given:
-        places = by_source.get(question.source)
-        if not places:
-            raise InputError(
-                f"--questions {file}: {question.question!r} names the source {question.source!r}, which the corpus "
-                "does not have; use the path relative to the compiled folder (FILE#id for jsonl)"
-            )
-        words = set(_WORD.findall(f"{question.question} {question.answer}".lower()))
-
-        def fit(index: int, words: set[str] = words, answer: str = question.answer) -> tuple[bool, int]:
-            text = drafts[index].text.lower()
-            return answer.lower() in text, len(words & set(_WORD.findall(text)))
-
-        assigned.setdefault(max(places, key=fit), []).append(question.as_question())
-    return assigned
-
-
 def reuse(
     drafts: Sequence[Draft],
-    user: Mapping[int, Sequence[Question]],
+    given: Mapping[int, Sequence[Question]],
     finished: Mapping[str, Atom],
     base_fingerprint: str,
     recipe: str,
+    covered: Collection[int] = (),
 ) -> dict[int, Atom]:
-    """Drafts that a finished atom already answers for: same text, same recipe, same user questions. Its questions
-    are taken over, so that nothing is written or trained again; its title too, where the very same file was renamed
-    and has no title but its name."""
+    """Drafts that a finished atom already answers for: same text, same recipe, same given questions (all of an atom's
+    where the draft is `covered`, else the user's own). Its questions are taken over, so that nothing is written or
+    trained again; its title too, where the very same file was renamed and has no title but its name."""
     by_key: dict[tuple[str, str, tuple[str, ...]], list[Atom]] = {}
     renamed: dict[tuple[str | None, str, int, str, tuple[str, ...]], list[tuple[str, Atom]]] = {}
     for atom in finished.values():
@@ -117,12 +85,12 @@ def reuse(
     kept: dict[int, Atom] = {}
     places: dict[str, tuple[Provenance, ...]] = {}
     for index, draft in enumerate(drafts):
-        wanted = [(q.text, q.answer) for q in user.get(index, ())]
+        wanted = _compared(given.get(index, ()), whole=index in covered)
         first = draft.provenances[0]
         same_bytes = renamed.get((first.tenant, first.source_sha256, first.start, draft.text, draft.headings), ())
         elsewhere = [atom for source, atom in same_bytes if source != first.source]
         for atom in (*by_key.get(draft.key, ()), *elsewhere):
-            own = [(q.text, q.answer) for q in atom.questions if q.kind == "user"]
+            own = _compared(atom.questions, whole=index in covered)
             same = atom.id == atom_identity(
                 base_fingerprint, recipe, atom.title, atom.headings, atom.text, atom.questions
             )
@@ -153,3 +121,11 @@ def united(atoms: Iterable[Atom]) -> list[Atom]:
         labels = tuple(sorted({*known.labels, *atom.labels}))
         found[atom.id] = known.model_copy(update={"provenances": places, "labels": labels})
     return list(found.values())
+
+
+def _compared(questions: Sequence[Question], whole: bool) -> list[tuple[object, ...]]:
+    """What must be the same for an atom to be kept. A question file's mark tells apart atoms whose questions it
+    replaced from those to which it only added."""
+    return [
+        (q.text, q.answer, q.kind, q.trained) for q in questions if whole or q.kind == "user" or q.trained is not None
+    ]

@@ -27,6 +27,9 @@ class CompileProgress(Record):
     message: str | None = None
 
 
+Listener = Callable[[CompileProgress], None]
+
+
 class FailedAtom(Record):
     """An atom that did not learn all of its questions: stored, marked, and listed."""
 
@@ -58,7 +61,7 @@ class CompileReport(Record):
 class Teller:
     """Passes progress on, with rate and time left of the current stage, and adds up the seconds of each stage."""
 
-    def __init__(self, listener: Callable[[CompileProgress], None] | None) -> None:
+    def __init__(self, listener: Listener | None) -> None:
         self._listener = listener
         self._stage: Stage | None = None
         self._began = time.perf_counter()

@@ -9,10 +9,12 @@ to 88 % (bench/RESULTS.md).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from atomlora.compiler.drafts import BEHAVIOUR, Draft
+from atomlora.questions.types import Question
 
 WRITTEN_QUESTIONS = 3
 OPEN_WORDINGS = ("What do you know about {}?", "Tell me about {}.", "What about {}?")
@@ -37,19 +39,41 @@ class Wording(NamedTuple):
 def training_wordings(draft: Draft) -> Iterator[Wording]:
     """A user's answer is said as the user wrote it; to any other question the atom states its text, which holds the
     answer: a small base learns to state one thing for all wordings of a question far more surely than to pick spans
-    of it, and the reader sees the answer in its sentence.
+    of it, and the reader sees the answer in its sentence."""
+    for question in explicit_questions(draft):
+        if question.trained:
+            yield Wording(question.text, question.answer if question.kind == "user" else draft.text)
 
+
+def explicit_questions(draft: Draft) -> tuple[Question, ...]:
+    """All questions of a draft, the open wordings among them, each with `trained` set: as a question file set it, else
+    by rule. The rule trains a user's questions, the first WRITTEN_QUESTIONS of a writer's, and the open wordings.
     Fill-in-the-blank questions hold most of the text, so they would teach nothing; they are keys for the router.
     """
-    for question in draft.questions:
-        if question.kind == "user":
-            yield Wording(question.text, question.answer)
+    if any(question.trained is not None for question in draft.questions):
+        return draft.questions
+    users = [_marked(q, trained=True) for q in draft.questions if q.kind == "user"]
     if draft.type == BEHAVIOUR:
-        return
-    written = [question.text for question in draft.questions if question.kind == "written"][:WRITTEN_QUESTIONS]
+        return tuple(users)
+    others = [q for q in draft.questions if q.kind != "user"]
+    first = [q for q in others if q.kind == "written"][:WRITTEN_QUESTIONS]
     opened = [wording.format(phrase) for wording, phrase in zip(OPEN_WORDINGS, phrases(draft.text), strict=False)]
-    asked = written + opened or [f"What about {' – '.join((draft.title, *draft.headings[-1:]))}?"]
-    yield from (Wording(question, draft.text) for question in asked)
+    if not first and not opened:
+        opened = [f"What about {' – '.join((draft.title, *draft.headings[-1:]))}?"]
+    asked = [_marked(q, trained=q in first) for q in others]
+    return (*users, *asked, *(Question(text=text, answer=draft.text, kind="open", trained=True) for text in opened))
+
+
+def implicit_questions(draft: Draft, explicit: Sequence[Question]) -> tuple[Question, ...]:
+    """The questions without marks and open wordings where the rule would give `explicit` again, so that an unedited
+    question file makes the very atoms that no file makes; else `explicit`."""
+    plain = tuple(_marked(q, trained=None) for q in explicit if q.kind != "open")
+    again = explicit_questions(replace(draft, questions=plain))
+    return plain if again == tuple(explicit) else tuple(explicit)
+
+
+def _marked(question: Question, trained: bool | None) -> Question:
+    return question.model_copy(update={"trained": trained})
 
 
 def phrases(text: str) -> list[str]:

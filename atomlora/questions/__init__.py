@@ -9,19 +9,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from atomlora.questions.files import QuestionLine, load_question_file
     from atomlora.questions.registry import writer_for
     from atomlora.questions.types import AtomText, Question, QuestionWriter
-    from atomlora.questions.user import UserQuestion, load_user_questions
 
 _PLACES = {
     "AtomText": "types",
     "Question": "types",
     "QuestionWriter": "types",
-    "UserQuestion": "user",
-    "load_user_questions": "user",
+    "QuestionLine": "files",
+    "load_question_file": "files",
     "writer_for": "registry",
 }
-__all__ = ["AtomText", "Question", "QuestionWriter", "UserQuestion", "load_user_questions", "writer_for"]
+__all__ = ["AtomText", "Question", "QuestionLine", "QuestionWriter", "load_question_file", "writer_for"]
 
 
 def __getattr__(name: str) -> Any:

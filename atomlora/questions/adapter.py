@@ -36,7 +36,7 @@ class AdapterWriter:
 
     name = "adapter"
 
-    def __init__(self, model: Any, tokenizer: Any, adapter_dir: Path | str, seed: int = 0) -> None:
+    def __init__(self, model: Any, tokenizer: Any, adapter_dir: Path | str, seed: int = 0, rounds: int = 1) -> None:
         self.adapter_dir = Path(adapter_dir)
         wanted, found = read_shape(self.adapter_dir), base_shape(model.config)
         if wanted != found:
@@ -45,10 +45,11 @@ class AdapterWriter:
                 f"--question-writer {self.adapter_dir}: made for another base ({differ}); use base or none"
             )
         self._deltas, digest = read_deltas(self.adapter_dir)
-        self._model, self.tokenizer, self.seed = model, tokenizer, seed
+        self._model, self.tokenizer, self.seed, self.rounds = model, tokenizer, seed, rounds
         self._dtype = _fast_dtype(model)
         self._lines: LineWriter | None = None
-        self.digest = hashlib.sha256(f"{digest} {_PROCEDURE} {seed} {self._dtype}".encode()).hexdigest()
+        parts = f"{digest} {_PROCEDURE} {seed} {self._dtype}" + (f" rounds {rounds}" if rounds > 1 else "")
+        self.digest = hashlib.sha256(parts.encode()).hexdigest()
 
     def close(self) -> None:
         """Free the merged copy; the next `write` makes it anew."""
@@ -60,8 +61,8 @@ class AdapterWriter:
         max_questions: int = 8,
         progress: Callable[[int, int], None] | None = None,
     ) -> list[list[Question]]:
-        """Up to `max_questions` per atom; names and numbers that no written question covers get a cloze
-        question."""
+        """Up to `max_questions` per atom and round; names and numbers that no written question covers get a
+        cloze question."""
         lines = self._loaded()
         prompts = [
             token_ids(self.tokenizer, prefix_prompt(title_path(a.title, a.headings), a.text))[-_MAX_PREFIX_TOKENS:]
@@ -70,7 +71,7 @@ class AdapterWriter:
         results: list[list[Question]] = [[] for _ in atoms]
         done = 0
         for chosen in _batches([len(prompt) for prompt in prompts]):
-            passes = Passes(lines, [atoms[i] for i in chosen], max_questions, self.seed)
+            passes = Passes(lines, [atoms[i] for i in chosen], max_questions, self.seed, self.rounds)
             for index, questions in zip(chosen, passes.run(lines.prefill([prompts[i] for i in chosen])), strict=True):
                 results[index] = questions
             if progress is not None:

@@ -54,7 +54,7 @@ def supplement(text: str) -> list[Candidate]:
             taken[start:end] = [True] * (end - start)
             found.append(Candidate(text=text[start:end], start=start, end=end, source=source))
     for match in COMPLEMENT.finditer(text):
-        start, end = _trim(text, *match.span(1))
+        start, end = trim_stop_words(text, *match.span(1))
         phrase = text[start:end].lower().split()
         if end <= start or any(taken[start:end]) or not _useful(text[start:end], "complement"):
             continue
@@ -76,7 +76,7 @@ def locate(text: str, span: str) -> tuple[int, int] | None:
     match = re.search(pattern, text) or re.search(pattern, text, re.IGNORECASE)
     if match is None:
         return None
-    start, end = _trim(text, match.start(), match.end())
+    start, end = trim_stop_words(text, match.start(), match.end())
     return (start, end) if end > start else None
 
 
@@ -124,7 +124,7 @@ def _useful(piece: str, source: str) -> bool:
     return initials or any(p.lower() not in STOP_WORDS and (len(p) > 1 or p.isdigit()) for p in parts)
 
 
-def _trim(text: str, start: int, end: int) -> tuple[int, int]:
+def trim_stop_words(text: str, start: int, end: int) -> tuple[int, int]:
     """Without leading articles and without leading and trailing stop words, blanks and commas."""
     pieces = [(start + m.start(), start + m.end()) for m in re.finditer(r"\S+", text[start:end])]
     while pieces and text[slice(*pieces[0])].lower().strip(",") in STOP_WORDS:

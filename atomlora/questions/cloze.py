@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from atomlora.questions.candidates import Candidate, supplement
 from atomlora.questions.prompts import squeeze, title_path
 from atomlora.questions.types import AtomText, Question
+from atomlora.questions.wider import wider
 from atomlora.questions.words import STOP_WORDS
 
 BLANK = "____"
@@ -20,7 +21,10 @@ class ClozeWriter:
     answer."""
 
     name = "none"
-    digest = "cloze-1"
+
+    def __init__(self, rounds: int = 1) -> None:
+        self.rounds = rounds
+        self.digest = "cloze-1" if rounds == 1 else f"cloze-1-rounds-{rounds}"
 
     def close(self) -> None:
         """Nothing to free."""
@@ -31,10 +35,13 @@ class ClozeWriter:
         max_questions: int = 8,
         progress: Callable[[int, int], None] | None = None,
     ) -> list[list[Question]]:
-        """Up to `max_questions` per atom in text order; none only for a text of fewer than two words."""
+        """Up to `max_questions` per atom and round, in text order; none only for a text of fewer than two words."""
         written = []
         for done, atom in enumerate(atoms, start=1):
-            written.append(cloze_questions(atom)[:max_questions])
+            blanks = cloze_questions(atom)
+            if self.rounds > 1:
+                blanks += [_blanked(atom, candidate) for candidate in wider(atom.text, [q.answer for q in blanks])]
+            written.append(blanks[: max_questions * self.rounds])
             if progress is not None:
                 progress(done, len(atoms))
         return written

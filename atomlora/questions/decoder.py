@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from atomlora.quantised import dense_weight
+
 # (layer, module) -> (A (r, d_in), B (d_out, r) with the scaling in it); kept as factors, which are 30 times
 # smaller.
 Deltas = Mapping[tuple[int, str], tuple[torch.Tensor, torch.Tensor]]
@@ -124,7 +126,7 @@ class PrefixDecoder:
 
     def _layer(self, number: int, layer: Any, deltas: Deltas) -> _Layer:
         def merged(owner: Any, name: str) -> torch.Tensor:
-            weight: torch.Tensor = getattr(owner, name).weight.detach()
+            weight: torch.Tensor = dense_weight(getattr(owner, name))
             delta = deltas.get((number, name))
             if delta is not None:  # added in float32, rounded once
                 a, b = (factor.to(device=weight.device, dtype=torch.float32) for factor in delta)

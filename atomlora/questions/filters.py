@@ -99,11 +99,11 @@ def select(questions: Sequence[Question], max_questions: int, fallback: Sequence
     """At most `max_questions`: one for each distinct answer first (best score first), then those of
     `fallback` whose answer nobody asks about, then further wordings.
 
-    Of questions that agree in words but not in the answer, the likelier one (by score) is kept; of
+    Of questions that agree in words but not in the answer, the likelier one (by score, or the earlier) is kept; of
     near-duplicates with the same answer (80 % of the content words shared) also.
     """
     kept: list[Question] = []
-    for question in sorted(questions, key=lambda q: (-_score(q), q.answer, q.text)):
+    for question in sorted(questions, key=_order):
         if not any(_collides(question, other) for other in kept):
             kept.append(question)
     first: dict[str, Question] = {}
@@ -115,8 +115,9 @@ def select(questions: Sequence[Question], max_questions: int, fallback: Sequence
     return [*first.values(), *bare, *further][:max_questions]
 
 
-def _score(question: Question) -> float:
-    return question.score if question.score is not None else 0.0
+def _order(question: Question) -> tuple[float, str, str]:
+    """Best score first; questions without one stay in their writer's order."""
+    return (0.0, "", "") if question.score is None else (-question.score, question.answer, question.text)
 
 
 def _collides(one: Question, other: Question) -> bool:

@@ -14,6 +14,7 @@ from atomlora.questions.generation import LineWriter, Stems
 from atomlora.questions.prompts import SPAN_SEPARATOR, SPAN_SUFFIX, question_suffix, squeeze
 from atomlora.questions.sampling import stream
 from atomlora.questions.types import AtomText, Question
+from atomlora.questions.wider import wider
 from atomlora.questions.words import has_number
 
 _SPAN_LISTS = 2  # one greedy, the others sampled
@@ -28,30 +29,36 @@ _MIN_SCORE = -1.0
 
 
 class Passes:
-    """The three passes over one batch of atoms: span lists, one greedy question a candidate, sampled
-    wordings."""
+    """The passes over one batch of atoms: span lists, one greedy question a candidate, sampled wordings; and in further
+    rounds the latter two again, over candidates that nobody has asked about (see `wider`)."""
 
-    def __init__(self, writer: LineWriter, atoms: list[AtomText], max_questions: int, seed: int) -> None:
-        self.writer, self.atoms, self.max_questions = writer, atoms, max_questions
+    def __init__(
+        self, writer: LineWriter, atoms: list[AtomText], max_questions: int, seed: int, rounds: int = 1
+    ) -> None:
+        self.writer, self.atoms, self.max_questions, self.rounds = writer, atoms, max_questions, rounds
         self.streams = [stream(atom, seed) for atom in atoms]
         self.contexts = [" ".join((a.title, *a.headings, a.text)) for a in atoms]
-        # The number of a candidate in `owners` and `answers` is that of its stem too.
+        # Of one round: the number of a candidate in `owners` and `answers` is that of its stem too.
         self.owners: list[int] = []
         self.answers: list[str] = []
         self.found: list[list[Question]] = [[] for _ in atoms]
+        self.tried: list[set[str]] = [set() for _ in atoms]
 
     def run(self, prefixes: Prefixes) -> list[list[Question]]:
         """The questions of each atom, best first; `prefixes` are theirs in the same order."""
-        for index, listed in enumerate(self._candidates(prefixes)):
-            self.owners += [index] * len(listed)
-            self.answers += [squeeze(candidate.text) for candidate in listed]
-        if self.owners:
-            stems = self.writer.stems(prefixes, self.owners, [question_suffix(answer) for answer in self.answers])
-            self._ask(stems, range(len(self.owners)), sampled=False)
-            self._ask(stems, self._again(), sampled=True)
+        for number in range(self.rounds):
+            self.owners, self.answers = [], []
+            for index, listed in enumerate(self._candidates(prefixes) if number == 0 else self._unasked()):
+                self.owners += [index] * len(listed)
+                self.answers += [squeeze(candidate.text) for candidate in listed]
+                self.tried[index] |= {candidate.text for candidate in listed}
+            if self.owners:
+                stems = self.writer.stems(prefixes, self.owners, [question_suffix(answer) for answer in self.answers])
+                self._ask(stems, range(len(self.owners)), sampled=False)
+                self._ask(stems, self._again((number + 1) * self.max_questions), sampled=True)
+        most = self.rounds * self.max_questions
         return [
-            select(questions, self.max_questions, cloze_questions(atom, sure=True))
-            or cloze_questions(atom)[: self.max_questions]
+            select(questions, most, cloze_questions(atom, sure=True)) or cloze_questions(atom)[:most]
             for questions, atom in zip(self.found, self.atoms, strict=True)
         ]
 
@@ -72,6 +79,11 @@ class Passes:
             lists[index].append(line.split(SPAN_SEPARATOR.strip()))
         # Some questions will be dropped by the filters, so two more candidates than questions are asked.
         return [merge(a.text, spans, self.max_questions + 2) for a, spans in zip(self.atoms, lists, strict=True)]
+
+    def _unasked(self) -> list[list[Candidate]]:
+        """The first of what was no candidate of earlier rounds."""
+        listed = [wider(atom.text, tried) for atom, tried in zip(self.atoms, self.tried, strict=True)]
+        return [candidates[: self.max_questions + 2] for candidates in listed]
 
     def _ask(self, stems: Stems, asked: Sequence[int], sampled: bool) -> None:
         owners = [self.owners[number] for number in asked]
@@ -117,16 +129,16 @@ class Passes:
         open_ones = [n for n in others if not gives_away(question.text, self.answers[n])]
         return sorted(open_ones, key=lambda n: _kind(self.answers[n]) != _kind(question.answer))[:_RIVALS]
 
-    def _again(self) -> list[int]:
-        """Where there is room: first candidates that have no question yet, then those with the best
-        questions."""
+    def _again(self, most: int) -> list[int]:
+        """Where there is room up to `most` questions: first candidates that have no question yet, then those with the
+        best questions."""
         chosen = []
         for index, found in enumerate(self.found):
             best = {q.answer: q.score or 0.0 for q in found}
             numbers = self._of(index)
             bare = [n for n in numbers if self.answers[n] not in best]
             rest = sorted((n for n in numbers if self.answers[n] in best), key=lambda n: -best[self.answers[n]])
-            chosen += (bare + rest)[: max(0, self.max_questions - len(best))]
+            chosen += (bare + rest)[: max(0, most - len(best))]
         return chosen
 
 

@@ -96,13 +96,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--train-titles", type=int, default=16, help="titles (file order) that training used")
     parser.add_argument("--atoms", type=int, default=64, help="sentences to score, drawn from the other titles")
     parser.add_argument("--max-questions", type=int, default=6)
+    parser.add_argument("--rounds", type=int, default=1, help="rounds of questions")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args(arguments)
     torch.set_num_threads(args.threads)
     groups = make_groups(split_titles(read_passages(args.data), args.train_titles)[1], None)
     groups = random.Random(0).sample(groups, min(args.atoms, len(groups)))
     model = AutoModelForCausalLM.from_pretrained(args.base, dtype=torch.float32)
-    writer = AdapterWriter(model, AutoTokenizer.from_pretrained(args.base), args.adapter)
+    writer = AdapterWriter(model, AutoTokenizer.from_pretrained(args.base), args.adapter, rounds=args.rounds)
     print(json.dumps(score(writer, groups, args.max_questions), indent=1, ensure_ascii=False))
 
 

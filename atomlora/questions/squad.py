@@ -99,7 +99,8 @@ def sentence_spans(text: str) -> list[tuple[int, int]]:
     return spans
 
 
-def _tidy(question: str) -> str:
+def tidy(question: str) -> str:
+    """The question with one capital, one question mark and single spaces."""
     question = " ".join(question.split()).rstrip(" .?") + "?"
     return question[0].upper() + question[1:]
 
@@ -116,7 +117,7 @@ def make_groups(passages: Sequence[Passage], generator: random.Random | None) ->
         sentences = sentence_spans(passage.text)
         for index, (start, end) in enumerate(sentences):
             first, last, path = index, index, passage.title
-            if not _pairs_within(passage, passage.text[start:end]):
+            if not pairs_within(passage, passage.text[start:end]):
                 continue
             if generator is not None:
                 draw = generator.random()
@@ -132,11 +133,11 @@ def make_groups(passages: Sequence[Passage], generator: random.Random | None) ->
                 elif draw < 0.32:
                     path = f"{path} / {generator.choice(_HEADINGS)}"
             text = passage.text[sentences[first][0] : sentences[last][1]]
-            groups.append(Group(path=path, text=text, pairs=tuple(_pairs_within(passage, text))))
+            groups.append(Group(path=path, text=text, pairs=tuple(pairs_within(passage, text))))
     return groups
 
 
-def _pairs_within(passage: Passage, text: str) -> list[tuple[str, str]]:
+def pairs_within(passage: Passage, text: str) -> list[tuple[str, str]]:
     """Pairs whose answer stands in `text` and nowhere else in the passage, ordered by position."""
     found = []
     for question, answer in passage.questions:
@@ -146,5 +147,5 @@ def _pairs_within(passage: Passage, text: str) -> list[tuple[str, str]]:
         if len(answer) < 1 or at < 0 or passage.text.count(answer) != text.count(answer):
             continue
         if len(question.split()) >= 3:
-            found.append((at, _tidy(question), answer))
+            found.append((at, tidy(question), answer))
     return [(question, answer) for _, question, answer in sorted(found)]

@@ -2,10 +2,8 @@
 DIR --out DIR`.
 
 One adapter learns two tasks (see prompts.py). All tasks of one text are packed into one sequence as
-branches of a tree: every branch sees the shared prefix and itself only and takes the positions it would
-have alone, so the prefix is computed once; this is what the adapter's use does with its K/V cache. Layers
-below `--first-layer` carry no adapter and run without gradients. Loss on targets only, and the head is
-applied to target positions only.
+branches of a tree (see atomlora.packing), so the prefix is computed once; this is what the adapter's use does with
+its K/V cache. Layers below `--first-layer` carry no adapter. Loss on targets only.
 """
 
 from __future__ import annotations
@@ -16,13 +14,12 @@ import math
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn import functional
 
+from atomlora.packing import Tree, batches, pack_branches, target_nll
 from atomlora.questions.loading import ADAPTER_FILE, SHAPE_FILE, base_shape
 from atomlora.questions.prompts import (
     SPAN_SUFFIX,
@@ -38,91 +35,19 @@ TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 _MAX_QUESTIONS_PER_GROUP = 6
 
 
-@dataclass(frozen=True)
-class Tree:
-    """One packed text: token ids, branch number (0 = prefix), position, and whether the token is a target."""
-
-    ids: list[int]
-    branch: list[int]
-    position: list[int]
-    target: list[bool]
-
-
 def pack(tokenizer: Any, group: Group, spans: bool, generator: random.Random | None) -> Tree:
     """Prefix, one branch per human question and (with `spans`) one branch for the span task."""
-    ids = token_ids(tokenizer, prefix_prompt(group.path, group.text))
-    tree = Tree(ids, [0] * len(ids), list(range(len(ids))), [False] * len(ids))
-    prefix = len(ids)
     pairs = list(group.pairs)
     if generator is not None and len(pairs) > _MAX_QUESTIONS_PER_GROUP:
         pairs = generator.sample(pairs, _MAX_QUESTIONS_PER_GROUP)
     parts = [(question_suffix(answer), question_target(question)) for question, answer in pairs]
     if spans:
         parts.append((SPAN_SUFFIX, span_target(list(dict.fromkeys(answer for _, answer in group.pairs)))))
-    for number, (suffix, target) in enumerate(parts, start=1):
-        asked, wanted = token_ids(tokenizer, suffix), token_ids(tokenizer, target)
-        tree.ids.extend(asked + wanted)
-        tree.branch.extend([number] * (len(asked) + len(wanted)))
-        tree.position.extend(range(prefix, prefix + len(asked) + len(wanted)))
-        tree.target.extend([False] * len(asked) + [True] * len(wanted))
-    return tree
+    branches = [(token_ids(tokenizer, suffix), token_ids(tokenizer, target)) for suffix, target in parts]
+    return pack_branches(token_ids(tokenizer, prefix_prompt(group.path, group.text)), branches)
 
 
-def collate(
-    trees: Sequence[Tree],
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """ids (B, T), positions (B, T), additive mask (B, 1, T, T) float32, and rows of the flattened batch:
-    the places that predict a target (M,) and the target ids (M,). Padding is on the right and sees itself
-    only."""
-    width = -(-max(len(t.ids) for t in trees) // 8) * 8
-    ids = torch.zeros(len(trees), width, dtype=torch.long)
-    positions = torch.zeros_like(ids)
-    branch = torch.full_like(ids, -1)
-    places, wanted = [], []
-    for row, tree in enumerate(trees):
-        size = len(tree.ids)
-        ids[row, :size] = torch.tensor(tree.ids)
-        positions[row, :size] = torch.tensor(tree.position)
-        branch[row, :size] = torch.tensor(tree.branch)
-        for at in range(1, size):
-            if tree.target[at]:
-                places.append(row * width + at - 1)
-                wanted.append(tree.ids[at])
-    causal = torch.ones(width, width, dtype=torch.bool).tril()
-    same = branch[:, :, None] == branch[:, None, :]
-    visible = causal & (same | (branch[:, None, :] == 0) & (branch[:, :, None] >= 0))
-    mask = torch.zeros(visible.shape).masked_fill(~visible, torch.finfo(torch.float32).min)[:, None]
-    return ids, positions, mask, torch.tensor(places), torch.tensor(wanted)
-
-
-def target_nll(model: Any, trees: Sequence[Tree], first_layer: int) -> torch.Tensor:
-    """NLL of every target token, (M,) float32, in the order of `trees`."""
-    ids, positions, mask, places, wanted = collate(trees)
-    body = model.model
-    with torch.no_grad():
-        hidden = body.embed_tokens(ids)
-        mask = mask.to(hidden.dtype)
-        rotary = body.rotary_emb(hidden, positions)
-    for number, layer in enumerate(body.layers):
-        with torch.set_grad_enabled(torch.is_grad_enabled() and number >= first_layer):
-            hidden = layer(hidden, attention_mask=mask, position_ids=positions, position_embeddings=rotary)
-    chosen = body.norm(hidden.flatten(0, 1)[places])
-    return functional.cross_entropy(model.lm_head(chosen).float(), wanted, reduction="none")
-
-
-def batches(trees: Sequence[Tree], tokens: int, generator: random.Random) -> list[list[Tree]]:
-    """Buckets of similar length holding about `tokens` padded tokens each, in random order."""
-    order = sorted(trees, key=lambda t: len(t.ids) + generator.random() * 12)
-    found: list[list[Tree]] = [[]]
-    for tree in order:
-        if found[-1] and (len(found[-1]) + 1) * len(tree.ids) > tokens:
-            found.append([])
-        found[-1].append(tree)
-    generator.shuffle(found)
-    return found
-
-
-def held_out_nll(model: Any, tokenizer: Any, groups: Sequence[Group], first_layer: int) -> dict[str, float]:
+def held_out_nll(model: Any, tokenizer: Any, groups: Sequence[Group]) -> dict[str, float]:
     """Mean NLL per target token of the question task and of the span task, apart."""
     model.eval()
     result = {}
@@ -133,7 +58,7 @@ def held_out_nll(model: Any, tokenizer: Any, groups: Sequence[Group], first_laye
                 trees = [pack(tokenizer, g, spans, None) for g in groups[start : start + 8]]
                 if spans:  # keep the prefix and the last branch, which is the span task
                     trees = [_only_last_branch(tree) for tree in trees]
-                losses.append(target_nll(model, trees, first_layer))
+                losses.append(target_nll(model, trees))
             result[name] = float(torch.cat(losses).mean())
     model.train()
     return result
@@ -194,7 +119,7 @@ def train(args: argparse.Namespace) -> None:
     optimizer = torch.optim.AdamW(parameters, lr=args.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     # Without cache_enabled=False autocast would keep the first step's bfloat16 copies of the LoRA for ever.
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=args.bf16, cache_enabled=False):
-        print("held out before", held_out_nll(model, tokenizer, scored, args.first_layer), flush=True)
+        print("held out before", held_out_nll(model, tokenizer, scored), flush=True)
         started, step, saved = time.monotonic(), 0, time.monotonic()
         mean = 0.0
         for epoch in range(args.epochs):
@@ -209,7 +134,7 @@ def train(args: argparse.Namespace) -> None:
                 rate = min(1.0, (step + 1) / 15) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
                 for settings in optimizer.param_groups:
                     settings["lr"] = args.learning_rate * max(rate, 0.01)
-                loss = target_nll(model, batch, args.first_layer).mean()
+                loss = target_nll(model, batch).mean()
                 optimizer.zero_grad(set_to_none=True)
                 torch.autograd.backward(loss)
                 torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -224,7 +149,7 @@ def train(args: argparse.Namespace) -> None:
                     saved = time.monotonic()
         save(wrapped, args.out)
         print(f"{step} steps in {(time.monotonic() - started) / 60:.1f} min", flush=True)
-        print("held out after", held_out_nll(model, tokenizer, scored, args.first_layer), flush=True)
+        print("held out after", held_out_nll(model, tokenizer, scored), flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Literal, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
-QuestionKind = Literal["written", "cloze", "statement", "user"]
+QuestionKind = Literal["written", "open", "cloze", "statement", "user"]
+"""How a question was made: by a writer; an open wording about a phrase; a blank for a name or number; the text's end
+asked for; by a person."""
 
 
 class Question(BaseModel):
     """One question with its answer.
 
     `score` is the writer's mean log-probability per question token (natural logarithm), None where no trained
-    writer wrote it.
+    writer wrote it. `trained`: whether the atom is trained on it, where a question file says so; None leaves it to
+    `atomlora.compiler.wordings`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -23,6 +26,15 @@ class Question(BaseModel):
     answer: str
     kind: QuestionKind
     score: float | None = None
+    trained: bool | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_unset(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Stores without a question file keep the bytes that they have without this field."""
+        values: dict[str, Any] = handler(self)
+        if self.trained is None:
+            values.pop("trained", None)
+        return values
 
 
 class AtomText(BaseModel):
@@ -55,4 +67,21 @@ class QuestionWriter(Protocol):
 
     def close(self) -> None:
         """Free what writing needed (a model's copy, say); the next `write` makes it anew."""
+        ...
+
+
+class Written(NamedTuple):
+    """The questions about text `number`; `final`: another run could not get better ones."""
+
+    number: int
+    questions: list[Question]
+    final: bool
+
+
+@runtime_checkable
+class StreamingWriter(Protocol):
+    """A writer that finishes text by text, in any order."""
+
+    def stream(self, atoms: Sequence[AtomText], max_questions: int) -> Iterator[Written]:
+        """What `write` gives, as soon as each text is done."""
         ...

@@ -50,7 +50,7 @@ def store_keys(atoms: Sequence[Atom]) -> list[tuple[int, str]]:
             atom.text,
             atom.title,
             atom.headings,
-            [question.text for question in atom.questions],
+            [question.text for question in atom.questions if question.kind != "open"],
             before.get(position, ""),
             after.get(position, ""),
         )

@@ -36,7 +36,8 @@ _ABANDONED_SECONDS = 3600.0
 
 class Evaluation(Record):
     """What a version scored. `golden` is the file's name, `golden_sha256` of its bytes; `created` is UTC in ISO
-    8601; `asked` says how (modes, limit, top_k, max_new_tokens); `report` is an `atomlora.evaluate.EvalReport`."""
+    8601; `asked` says how (modes, limit, top_k, max_new_tokens, reader); `report` is an `atomlora.evaluate.EvalReport`.
+    """
 
     version: Digest
     created: str
@@ -59,7 +60,8 @@ class Evaluation(Record):
 
     def comparable(self, other: Evaluation) -> bool:
         """Whether both asked the same questions in the same way."""
-        mine, theirs = ({k: v for k, v in one.asked.items() if k != "modes"} for one in (self, other))
+        # What was not recorded before there were readers is as None was.
+        mine, theirs = ({k: v for k, v in one.asked.items() if k != "modes" and v is not None} for one in (self, other))
         return self.golden_sha256 == other.golden_sha256 and mine == theirs
 
 

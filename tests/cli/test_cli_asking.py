@@ -20,8 +20,8 @@ def test_ask_json_follows_the_contract(run, store):
     result = run("ask", store, QUESTION, "--json", "--top-k", "2", *FEW)
     answer = json.loads(result.stdout)
     assert set(answer) == {
-        "question", "text", "abstained", "confidence", "mode", "atoms", "behaviours", "dropped", "conflicts",
-        "reworded", "latency_ms", "prompt_tokens",
+        "question", "text", "statement", "reader", "abstained", "confidence", "mode", "atoms", "behaviours", "dropped",
+        "conflicts", "reworded", "latency_ms", "prompt_tokens",
     }  # fmt: skip
     assert answer["question"] == QUESTION
     assert answer["mode"] == "atoms"

@@ -9,9 +9,21 @@ from atomlora.cli.settings import compile_settings
 from atomlora.compiler.progress import CompileProgress, CompileReport, FailedAtom
 from atomlora.corpora import SkippedFile
 from atomlora.errors import UsageError
-from atomlora.settings import CompileSettings
+from atomlora.presets import preset
+from atomlora.settings import AdapterSettings, CompileSettings
 
-OPTIONS = ("rank", "alpha", "layers", "targets", "slots", "embedder", "question_writer", "on_conflict", "storage")
+OPTIONS = (
+    "rank",
+    "alpha",
+    "layers",
+    "targets",
+    "slots",
+    "embedder",
+    "question_writer",
+    "on_conflict",
+    "storage",
+    "reader",
+)
 UNSET = {**dict.fromkeys(OPTIONS), "one_adapter": False}
 
 
@@ -157,6 +169,18 @@ def test_wrong_options(run, compiler, tmp_path, option, value):
     assert result.exit_code == 2
     assert option in result.stderr
     assert compiler == {}
+
+
+def test_presets_are_settings_that_options_change(run, compiler, tmp_path):
+    found = {}
+    for name in ("fast", "balanced", "thorough"):
+        assert run("compile", "d", "-o", tmp_path / "s", "--preset", name, "--rank", 8).exit_code == 0
+        found[name] = compiler["settings"]
+        assert found[name] == preset(name).model_copy(update={"adapter": AdapterSettings(rank=8)})
+    assert preset("balanced") == CompileSettings()
+    assert found["fast"].train.max_steps < found["balanced"].train.max_steps < found["thorough"].train.max_steps
+    assert len({settings.recipe() for settings in found.values()}) == 3
+    assert run("compile", "d", "-o", tmp_path / "s", "--preset", "best").exit_code == 2
 
 
 def test_settings_name_their_option():

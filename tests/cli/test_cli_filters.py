@@ -5,6 +5,7 @@ import json
 import pytest
 
 from atomlora import AtomLoRA
+from atomlora.asking import answer_atom
 from atomlora.router import RouteFilter
 from atomlora.store import Store
 
@@ -143,6 +144,6 @@ def test_an_answer_shows_the_place_that_may_be_seen(shared_store):
             where = RouteFilter(tenant=tenant)
             route = model.route(TOWER, where=where)
             assert route.atoms[0].id == twice.id
-            assert model.answer_atom(route.atoms[0], where).source == source
+            assert answer_atom(route.atoms[0], model.atoms, where).source == source
             assert model.ask(TOWER, max_new_tokens=2, where=where).atoms[0].source == source
         assert twice.id not in [atom.id for atom in model.route(TOWER).atoms]

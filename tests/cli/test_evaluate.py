@@ -47,7 +47,7 @@ def test_table(run, store, golden):
 
 
 def test_scores_are_means_of_what_was_answered(model, golden, monkeypatch):
-    def ask_batch(self, questions, mode, top_k, max_new_tokens, where=None):
+    def ask_batch(self, questions, mode, top_k, max_new_tokens, style, where=None):
         facts = {"confidence": 0.5, "mode": mode, "latency_ms": 10.0, "prompt_tokens": 7}
         texts = ["at nine", "nobody", "slate", "the plums"]
         return [
@@ -55,7 +55,7 @@ def test_scores_are_means_of_what_was_answered(model, golden, monkeypatch):
             for question, text in zip(questions, texts, strict=True)
         ]
 
-    monkeypatch.setattr(AtomLoRA, "_prepare", lambda *_: pytest.fail("asked for real"))
+    monkeypatch.setattr("atomlora.model.prepare", lambda *_: pytest.fail("asked for real"))
     monkeypatch.setattr(AtomLoRA, "ask", lambda *_args, **_named: None)
     monkeypatch.setattr(AtomLoRA, "ask_batch", ask_batch)
     heard = []

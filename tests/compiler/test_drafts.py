@@ -1,14 +1,10 @@
 """Which atoms there will be, whose questions they get, and which finished atoms stand for them."""
 
-import pytest
-
 from atomlora.atom import Atom, TrainRecord
-from atomlora.compiler.drafts import Draft, assign_user_questions, drafts_from, reuse
+from atomlora.compiler.drafts import Draft, drafts_from, reuse
 from atomlora.compiler.wordings import phrases, training_wordings
 from atomlora.corpora import Passage
-from atomlora.errors import InputError
 from atomlora.questions.types import Question
-from atomlora.questions.user import UserQuestion
 
 
 def passage(text, source="a.md", start=0, **fields):
@@ -74,31 +70,6 @@ def test_identity_covers_what_is_trained_and_nothing_else():
         ),
     ]
     assert len({own, *others}) == 1 + len(others)
-
-
-def test_user_questions_go_to_the_draft_that_holds_the_answer():
-    drafts = drafts_from(
-        [
-            passage("The ferry Marla leaves the harbour every day.", "a.md"),
-            passage("Marla's fare is nine crowns.", "a.md", 50),
-            passage("The ferry leaves at nine.", "b.md"),
-        ]
-    )
-    given = [
-        UserQuestion(question="What is the fare for the ferry Marla?", answer="Nine", source="a.md"),
-        UserQuestion(question="When does the ferry leave?", answer="nine", source="b.md"),
-        UserQuestion(question="How often does the ferry leave the harbour?", answer="daily", source="a.md"),
-    ]
-    assigned = assign_user_questions(drafts, given, "q.jsonl")
-    assert {i: [q.answer for q in found] for i, found in assigned.items()} == {1: ["Nine"], 2: ["nine"], 0: ["daily"]}
-    assert all(q.kind == "user" for found in assigned.values() for q in found)
-
-
-def test_question_about_an_unknown_source():
-    drafts = drafts_from([passage("Marla leaves.", "a.md")])
-    given = [UserQuestion(question="Who?", answer="Osk", source="docs/a.md")]
-    with pytest.raises(InputError, match=r"q\.jsonl.*docs/a\.md.*relative to the compiled folder"):
-        assign_user_questions(drafts, given, "q.jsonl")
 
 
 def test_reuse_takes_over_questions_but_places_anew():

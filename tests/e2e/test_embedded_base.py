@@ -10,6 +10,7 @@ import torch
 
 from atomlora import AtomLoRA, compile_corpus
 from atomlora.corpora import read_corpus
+from atomlora.reader.mounted import grounded
 from atomlora.settings import CompileSettings, TrainSettings
 
 pytestmark = [
@@ -81,13 +82,24 @@ def test_every_atom_learns(world):
 def test_the_fact_is_answered_by_its_atom(world, place):
     trained, asked, fact, source = QUESTIONS[place]
     for question in (trained, asked):
-        answer = world.lora.ask(question, max_new_tokens=32)
+        answer = world.lora.ask(question, max_new_tokens=32, style="statement")
         assert fact in answer.text, question
         assert not answer.abstained
         first = answer.atoms[0]
         assert first.source == source
         assert fact in first.text
         assert answer.prompt_tokens < 60  # no text in the prompt
+
+
+@pytest.mark.parametrize("mode", ["atoms", "text", "both"])
+def test_the_shipped_reader_answers_shortly(world, mode):
+    for (_, asked, _, _), answer in zip(
+        QUESTIONS, world.lora.ask_batch([asked for _, asked, _, _ in QUESTIONS], mode, max_new_tokens=32), strict=True
+    ):
+        assert answer.reader.startswith("smollm2-135m-instruct@"), asked
+        read = "\n".join([answer.statement, *(atom.text for atom in answer.atoms if mode != "atoms")])
+        assert grounded(answer.text, read)
+        assert len(answer.text.split()) <= 8 < len(read.split())
 
 
 def test_the_bare_base_does_not_know(world):

@@ -2,8 +2,8 @@
 
     python tests/fuzz/fuzz.py TARGET [-max_total_time=60] [CORPUS…]
 
-TARGET is segment, catalogue, manifest, evaluation, cache or document. Anything raised but the errors that are meant is
-a find; atheris writes the input that led there to a file `crash-…` and exits with 77.
+TARGET is segment, catalogue, manifest, evaluation, cache, document or questions. Anything raised but the errors that
+are meant is a find; atheris writes the input that led there to a file `crash-…` and exits with 77.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import atheris
 with atheris.instrument_imports(include=["atomlora"]):
     from atomlora.corpora.reading import MAX_BYTES, _read_file
     from atomlora.errors import AtomLoraError
+    from atomlora.questions.files import load_question_file
+    from atomlora.questions.structured import parse_reply, salvage_reply
     from atomlora.router.cache import read_cache
     from atomlora.store import EvaluationFolder
     from atomlora.store.catalogue import Catalogue, write_catalogue
@@ -87,7 +89,18 @@ def document(data: bytes) -> None:
     list(_read_file(path, path.name, MAX_BYTES))
 
 
-TARGETS = {one.__name__: one for one in (segment, catalogue, manifest, evaluation, cache, document)}
+def questions(data: bytes) -> None:
+    """A question file, and a reply of a model."""
+    path = FOLDER / "questions.jsonl"
+    path.write_bytes(data)
+    with contextlib.suppress(AtomLoraError):
+        load_question_file(path)
+    text = data.decode(errors="replace")
+    parse_reply(text)
+    salvage_reply(text)
+
+
+TARGETS = {one.__name__: one for one in (segment, catalogue, manifest, evaluation, cache, document, questions)}
 
 if __name__ == "__main__":
     if len(sys.argv) < 2 or sys.argv[1] not in TARGETS:

@@ -102,7 +102,7 @@ def test_wheel_holds_every_module(members: set[str]) -> None:
     assert {_in_wheel(path) for path in modules} <= members
 
 
-@pytest.mark.parametrize("folder", ["corpora/samples", "atomlora/questions/writers"])
+@pytest.mark.parametrize("folder", ["corpora/samples", "atomlora/questions/writers", "atomlora/reader/readers"])
 def test_wheel_holds_every_data_file(folder: str, wheel: Path, members: set[str]) -> None:
     files = _shipped(ROOT / folder)
     assert len(files) >= 3

@@ -8,8 +8,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from atomlora.errors import InputError
+from atomlora.packing import collate, target_nll
 from atomlora.questions.squad import Group, make_groups, read_passages, sentence_spans, split_titles
-from atomlora.questions.train_writer import collate, pack, target_nll
+from atomlora.questions.train_writer import pack
 
 
 class Letters:
@@ -85,7 +86,7 @@ def test_packed_branches_cost_what_they_cost_alone():
     other = Group(path="", text="x", pairs=(("Why so?", "x"),))
     trees = [pack(Letters(), group, True, None), pack(Letters(), other, False, None)]
     with torch.no_grad():
-        packed = target_nll(model, trees, 0)
+        packed = target_nll(model, trees)
         alone = []
         for tree in trees:
             for branch in sorted(set(tree.branch) - {0}):

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from atomlora.errors import CorruptStoreError, UsageError
 from atomlora.questions import adapter as adapter_module
@@ -41,24 +40,6 @@ class Letters:
 
     def batch_decode(self, lines, skip_special_tokens=True):
         return [bytes(i for i in line if 0 < i < 128).decode("ascii") for line in lines]
-
-
-@pytest.fixture
-def tiny():
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        vocab_size=256,
-        tie_word_embeddings=True,
-    )
-    model = LlamaForCausalLM(config).eval()
-    for parameter in model.parameters():
-        parameter.data.mul_(5.0 if parameter.dim() > 1 else 1.0)  # spread logits, so that errors show
-    return model
 
 
 @pytest.fixture
@@ -212,8 +193,27 @@ def test_writer_for_names(tiny, adapter, caplog):
     assert "--question-writer base" in caplog.text
     with pytest.raises(UsageError, match="auto, none, base"):
         writer_for("gpt", tiny, Letters())
-    with pytest.raises(UsageError, match="URL"):
-        writer_for("https://example.org/v1", tiny, Letters())
+
+
+def test_rounds_are_part_of_a_writers_name_and_the_first_is_as_ever(tiny, adapter, monkeypatch):
+    monkeypatch.setattr("atomlora.questions.passes._MIN_SCORE", -100.0)
+    monkeypatch.setattr("atomlora.questions.passes.acceptable", lambda *_: True)
+    monkeypatch.setattr("atomlora.questions.passes.doomed", lambda *_: False)
+    once, twice = (writer_for(str(adapter.folder), tiny, Letters(), rounds=rounds) for rounds in (1, 2))
+    assert once.digest != twice.digest
+    before, after = once.write(ATOMS, 4), twice.write(ATOMS, 4)
+    assert max(map(len, after)) <= 8
+    for few, more in zip(before, after, strict=True):
+        first = {q.answer for q in few if q.kind == "written"}
+        assert first <= {q.answer for q in more}
+    assert sum(map(len, after)) > sum(map(len, before))
+
+
+def test_the_model_free_writer_blanks_more_in_a_second_round():
+    (few,), (more,) = (ClozeWriter(rounds).write(ATOMS[1:2], 5) for rounds in (1, 2))
+    assert more[: len(few)] == few
+    assert len(few) < len(more) <= 10
+    assert ClozeWriter().digest == "cloze-1" != ClozeWriter(2).digest
 
 
 def test_shipped_adapter_has_the_embedded_shape():

@@ -71,8 +71,8 @@ def test_ask_gives_answer_with_provenance(world, opened):
     assert not answer.abstained
     fields = json.loads(json.dumps(answer.model_dump(mode="json")))
     assert set(fields) == {
-        *("question", "text", "abstained", "confidence", "mode", "atoms", "dropped", "conflicts"),
-        *("behaviours", "reworded", "latency_ms", "prompt_tokens"),
+        *("question", "text", "statement", "reader", "abstained", "confidence", "mode", "atoms", "behaviours"),
+        *("dropped", "conflicts", "reworded", "latency_ms", "prompt_tokens"),
     }
     assert set(fields["atoms"][0]) == {"id", "weight", "score", "source", "start", "end", "text"}
 
@@ -110,7 +110,7 @@ def test_one_routed_atom_has_one_turn(world, opened):
     assert answer.text == decoded(world, {number: 1.0})
 
 
-@pytest.mark.parametrize("mode", ["atoms", "text", "both", "none"])
+@pytest.mark.parametrize("mode", ["atoms", "text", "both", "auto", "none"])
 def test_a_batch_answers_as_single_questions(opened, mode):
     together = opened.ask_batch(QUESTIONS, mode=mode, max_new_tokens=8)
     alone = [opened.ask(question, mode=mode, max_new_tokens=8) for question in QUESTIONS]

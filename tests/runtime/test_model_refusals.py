@@ -38,7 +38,7 @@ def test_another_embedder_is_refused_by_name(world):
     [
         ({"question": " \n"}, "empty"),
         ({"top_k": 0}, "--top-k"),
-        ({"mode": "auto"}, "--mode auto"),
+        ({"mode": "magic"}, "--mode magic"),
         ({"max_new_tokens": 0}, "--max-new-tokens"),
         ({"max_new_tokens": 128}, "128 new ones exceed"),
     ],

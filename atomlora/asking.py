@@ -1,0 +1,159 @@
+"""A question on its way through `AtomLoRA.ask`: what is decided about it, and the answer made of what was said."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from atomlora.answers import Answer, AnswerAtom, Mode, Reworded, Style, check_request
+from atomlora.errors import UsageError
+from atomlora.modes import auto_mode
+from atomlora.prompts import chat_prompt
+from atomlora.turns import alone, joined, turns
+
+if TYPE_CHECKING:
+    from atomlora.atom import Atom
+    from atomlora.composer import Selection
+    from atomlora.full_context import Reply
+    from atomlora.model import AtomLoRA
+    from atomlora.router import Route, RoutedAtom, RouteFilter
+    from atomlora.statements import Row, Statement
+
+
+class How(NamedTuple):
+    """How questions are asked; see `AtomLoRA.ask`."""
+
+    mode: Mode
+    top_k: int
+    max_new_tokens: int
+    labels: Sequence[str] = ()
+    style: Style = "auto"
+    where: RouteFilter | None = None
+
+
+class Asked(NamedTuple):
+    """A question, its route, what of it takes part, the mode that answers it, and the statements to be made, one for
+    each turn (see `atomlora.turns`). Where the reader `reads`, it alone sees the texts that are `shown`. `where`: what
+    might be routed."""
+
+    route: Route
+    selection: Selection
+    mode: Mode
+    rows: list[Row]
+    shown: str | None = None
+    reads: bool = False
+    where: RouteFilter | None = None
+
+
+def prepare(model: AtomLoRA, questions: Sequence[str], how: How) -> list[Asked]:
+    """Route the questions and decide what takes part in their answers. Raises UsageError for what cannot be asked."""
+    from atomlora.composer import Selection
+    from atomlora.router import Route
+
+    check_request(questions, how.mode, how.top_k, how.max_new_tokens, how.style)
+    if how.mode == "none":
+        routes = [Route(question=q, atoms=(), abstained=False, confidence=0.0) for q in questions]
+    else:
+        routes = model.router.route_batch(questions, how.top_k, how.where)
+    asked = []
+    for route in routes:
+        selection = Selection() if how.mode == "none" else model.composer.select(route, how.labels)
+        mode = auto_mode(selection, model.atoms) if how.mode == "auto" else how.mode
+        shown = shown_text(selection, model.atoms) if mode in ("text", "both") else None
+        one = Asked(route, selection, mode, [], shown, _reads(model, selection, how.style), how.where)
+        asked.append(one._replace(rows=_rows(model, one, how.max_new_tokens)))
+    return asked
+
+
+def answers(
+    model: AtomLoRA, asked: Sequence[Asked], statements: Sequence[Sequence[Statement]], start: float
+) -> list[Answer]:
+    """The answers made of what was said for each question since `start` (`time.perf_counter()`). A reader's answer
+    that does not stand in what was read is not given: then the statement is, where one was made."""
+    from atomlora.reader.mounted import grounded
+
+    stated = [joined([one.text for one in said]) for said in statements]
+    texts = ["\n".join(part for part in (said, one.shown) if part) for said, one in zip(stated, asked, strict=True)]
+    read = _read(model, asked, texts)
+    now = time.perf_counter()
+    found = []
+    for number, (one, said) in enumerate(zip(asked, statements, strict=True)):
+        text, tokens, ended = stated[number], 0, [statement.said_at for statement in said]
+        if (reply := read.get(number)) is not None:
+            tokens, ended = reply.prompt_tokens, [now]
+            if grounded(reply.text, texts[number]) or not text:
+                text = reply.text
+        answer = Answer(
+            question=one.route.question,
+            text=text,
+            statement=stated[number],
+            reader=reply.reader if reply is not None else None,
+            abstained=one.route.abstained,
+            confidence=one.route.confidence,
+            mode=one.mode,
+            atoms=tuple(answer_atom(atom, model.atoms, one.where) for atom in one.selection.atoms),
+            behaviours=tuple(answer_atom(atom, model.atoms) for atom in one.selection.beside),
+            dropped=one.selection.dropped,
+            conflicts=one.selection.conflicts,
+            reworded=tuple(
+                Reworded(id=row.mounted.atoms[0].id, question=statement.reworded)
+                for row, statement in zip(one.rows, said, strict=True)
+                if statement.reworded is not None
+            ),
+            latency_ms=round((max(ended) - start) * 1000, 3),
+            prompt_tokens=tokens + (len(one.rows[0].prompt) if one.rows else 0),
+        )
+        found.append(answer)
+    return found
+
+
+def shown_text(selection: Selection, atoms: Mapping[str, Atom]) -> str | None:
+    """The texts of the selection's atoms, each once, the likeliest first; None without atoms."""
+    return "\n".join(dict.fromkeys(atoms[atom.id].text for atom in selection.atoms)) or None
+
+
+def answer_atom(routed: RoutedAtom, atoms: Mapping[str, Atom], where: RouteFilter | None = None) -> AnswerAtom:
+    """A routed atom with its text and the first place of it that `where` admits."""
+    from atomlora.runtime.keys import seen_place
+
+    atom = atoms[routed.id]
+    facts = {"id": atom.id, "weight": routed.weight, "score": routed.score, "text": atom.text}
+    return AnswerAtom.at(seen_place(atom, where), **facts)
+
+
+def _rows(model: AtomLoRA, asked: Asked, max_new_tokens: int) -> list[Row]:
+    """What the base is asked to state. Where the reader reads, mode both states like mode atoms before, and mode text
+    states nothing."""
+    from atomlora.runtime.decoding import check_room
+    from atomlora.statements import Row
+
+    mode, selection, question = asked.mode, asked.selection, asked.route.question
+    if asked.reads and mode == "text":
+        return []
+    prompt = chat_prompt(model.base.tokenizer, question, None if asked.reads else asked.shown)
+    check_room(model.base, prompt, question, max_new_tokens)
+    if selection.atoms and (mode == "atoms" or (mode == "both" and asked.reads)):
+        return [Row(question, prompt, turn, alone(selection, n)) for n, turn in enumerate(turns(selection))]
+    return [Row(question, prompt, selection.whole() if mode == "both" else selection.bare())]
+
+
+def _reads(model: AtomLoRA, selection: Selection, style: Style) -> bool:
+    """Whether the reader answers: where there is something to read, and no behaviour whose tone it would lose."""
+    if style == "statement" or not selection.atoms or (style == "auto" and selection.beside):
+        return False
+    if model.reader is None and style == "short":
+        raise UsageError(
+            f"--style short: there is no reader for base {model.base.name!r}; train one with `atomlora adapt` and give "
+            "--reader DIR"
+        )
+    return model.reader is not None
+
+
+def _read(model: AtomLoRA, asked: Sequence[Asked], texts: Sequence[str]) -> dict[int, Reply]:
+    """What the reader says, by the question's number, where it reads and there is something to read."""
+    rows = [number for number, text in enumerate(texts) if asked[number].reads and text]
+    if not rows or model.reader is None:
+        return {}
+    replies = model.reader.read([asked[number].route.question for number in rows], [texts[number] for number in rows])
+    return dict(zip(rows, replies, strict=True))

@@ -1,0 +1,176 @@
+"""What a question file says about the sentences of a corpus.
+
+- A sentence that the file names (by `text`, or by `start` and `end`) is *covered*: it is trained on the file's lines
+  alone, and no writer is asked about it.
+- A sentence of which no line is left is left out, where its document is still the one that the file was written from.
+- Everything else, also a document of which the file has no line at all, gets questions of its own from the writer; a
+  line without a sentence adds to them.
+
+An answer must stand in its sentence, but a user's, which is said as it is written.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from atomlora.compiler.drafts import Draft
+from atomlora.compiler.wordings import implicit_questions
+from atomlora.errors import InputError
+from atomlora.questions.files import QuestionLine, load_question_file
+from atomlora.questions.prompts import squeeze
+from atomlora.questions.types import Question
+
+_WORD = re.compile(r"\w{3,}")
+
+
+@dataclass(frozen=True)
+class Given:
+    """The drafts that are to be compiled and the questions that come with them, by number: all of a draft's where it
+    is `covered`, else the user's own. `notes`: what the user should know."""
+
+    drafts: list[Draft]
+    questions: Mapping[int, tuple[Question, ...]] = field(default_factory=dict)
+    covered: frozenset[int] = frozenset()
+    notes: tuple[str, ...] = ()
+
+
+def given_questions(drafts: list[Draft], file: Path | None) -> Given:
+    """Apply a question file (None: nothing is given). Raises InputError, naming the line, for a source or a sentence
+    that the corpus does not have, and for an answer that is not in its sentence."""
+    return Given(drafts) if file is None else apply_lines(drafts, load_question_file(file), str(file))
+
+
+def apply_lines(drafts: list[Draft], lines: Sequence[QuestionLine], file: str) -> Given:
+    """The same for lines that were read already; `file` is their name for messages."""
+    places = _Places(drafts, file)
+    placed, stale = places.placed(lines)
+    added: dict[int, list[Question]] = {}
+    for line in lines:
+        if not line.placed:
+            added.setdefault(places.best(line), []).append(line.as_question())
+    questions: dict[int, tuple[Question, ...]] = {}
+    for index, own in placed.items():
+        more = [q.model_copy(update={"trained": True}) for q in added.get(index, ())]
+        asked = list(dict.fromkeys([*(line.as_question(explicit=True) for line in own), *more]))
+        asked.sort(key=lambda q: q.kind != "user")  # the order in which they are trained
+        if any(q.trained for q in asked):
+            questions[index] = implicit_questions(drafts[index], asked)
+    covered = frozenset(questions)
+    questions |= {index: tuple(own) for index, own in added.items() if index not in placed}
+    without = [i for i in range(len(drafts)) if i not in questions and (i in placed or places.was_written(i, lines))]
+    return _without(drafts, without, questions, covered, _notes(drafts, covered, without, stale, file))
+
+
+class _Places:
+    """Which draft a line belongs to."""
+
+    def __init__(self, drafts: Sequence[Draft], file: str) -> None:
+        self.drafts, self.file = drafts, file
+        self.of_source: dict[str, list[int]] = {}
+        self.digests: dict[str, str] = {}
+        for index, draft in enumerate(drafts):
+            for place in draft.provenances:
+                self.of_source.setdefault(place.source, []).append(index)
+                self.digests[place.source] = place.source_sha256
+
+    def placed(self, lines: Iterable[QuestionLine]) -> tuple[dict[int, list[QuestionLine]], int]:
+        """{draft: its lines}, and how many lines are of sentences that a changed document no longer has."""
+        found: dict[int, list[QuestionLine]] = {}
+        stale = 0
+        for line in lines:
+            if not line.placed:
+                continue
+            index = self._named(line)
+            if index is None:
+                stale += 1
+            else:
+                self._check(line, self.drafts[index].text)
+                found.setdefault(index, []).append(line)
+        return found, stale
+
+    def best(self, line: QuestionLine) -> int:
+        """Of the drafts of the line's source, the one that holds the answer and shares most words."""
+        words = set(_WORD.findall(f"{line.question} {line.answer}".lower()))
+
+        def fit(index: int) -> tuple[bool, int]:
+            text = self.drafts[index].text.lower()
+            return line.answer.lower() in text, len(words & set(_WORD.findall(text)))
+
+        return max(self._in_source(line), key=fit)
+
+    def was_written(self, index: int, lines: Sequence[QuestionLine]) -> bool:
+        """Whether the file was written from the very document in which the draft stands."""
+        known = {(line.source, line.source_sha256) for line in lines if line.placed}
+        return any((place.source, place.source_sha256) in known for place in self.drafts[index].provenances)
+
+    def _named(self, line: QuestionLine) -> int | None:
+        near: list[tuple[int, int]] = []
+        for index in self._in_source(line):
+            for place in self.drafts[index].provenances:
+                here = place.source == line.source
+                same = self.drafts[index].text == line.text if line.text is not None else place.start == line.start
+                if here and same and (line.text is not None or place.end == line.end):
+                    near.append((abs(place.start - (line.start or 0)), index))
+        if near:
+            return min(near)[1]
+        if line.source_sha256 not in (None, self.digests[line.source]):
+            return None
+        raise InputError(
+            f"{self._place(line)}: {line.source!r} has no such sentence; leave text, start and end as they were "
+            "written (a sentence is changed in its document), or delete them to add a question of your own"
+        )
+
+    def _check(self, line: QuestionLine, text: str) -> None:
+        if line.kind == "user" or squeeze(line.answer).lower() in squeeze(text).lower():
+            return
+        raise InputError(
+            f"{self._place(line)}: the answer {line.answer!r} does not stand in its sentence {squeeze(text)!r}; take "
+            'words of the sentence, delete the line, or set "kind": "user" to have the answer said as it is'
+        )
+
+    def _in_source(self, line: QuestionLine) -> list[int]:
+        places = self.of_source.get(line.source)
+        if not places:
+            raise InputError(
+                f"{self._place(line)}: {line.question!r} names the source {line.source!r}, which the corpus "
+                "does not have; use the path relative to the compiled folder (FILE#id for jsonl)"
+            )
+        return places
+
+    def _place(self, line: QuestionLine) -> str:
+        return f"--questions {self.file}" + (f", line {line.number}" if line.number else "")
+
+
+def _without(
+    drafts: list[Draft],
+    without: Sequence[int],
+    questions: Mapping[int, tuple[Question, ...]],
+    covered: frozenset[int],
+    notes: tuple[str, ...],
+) -> Given:
+    gone = set(without)
+    now = {before: index for index, before in enumerate(i for i in range(len(drafts)) if i not in gone)}
+    return Given(
+        [drafts[i] for i in now],
+        {now[i]: own for i, own in questions.items()},
+        frozenset(now[i] for i in covered),
+        notes,
+    )
+
+
+def _notes(
+    drafts: Sequence[Draft], covered: frozenset[int], without: Sequence[int], stale: int, file: str
+) -> tuple[str, ...]:
+    notes = []
+    if stale:
+        notes.append(f"{stale} lines of {file} are of sentences that the documents no longer have; they were dropped")
+    if without:
+        first = squeeze(drafts[without[0]].text)
+        notes.append(f"{len(without)} sentences have no question left in {file} and are left out, such as: {first}")
+    others = len(drafts) - len(covered) - len(without)
+    if covered and others:
+        notes.append(f"{others} sentences are not in {file}; their questions are written")
+    return tuple(notes)

@@ -1,0 +1,65 @@
+"""What an interrupted training leaves and takes up again: parameters, AdamW's moments and where it stood, in one file
+that is replaced whole."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from atomlora.errors import CorruptStoreError, UsageError
+
+FILE = "checkpoint.safetensors"
+_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+
+
+def save_checkpoint(
+    folder: Path, parameters: dict[str, Any], optimizer: Any, state: dict[str, Any], identity: str
+) -> None:
+    """Replace the folder's checkpoint. `parameters`: {name: tensor} of what is trained; `identity`: digest of the
+    settings and the data; `state`: plain values."""
+    from safetensors.torch import save_file
+
+    tensors = {f"parameter.{name}": tensor.detach().contiguous() for name, tensor in parameters.items()}
+    for name, tensor in parameters.items():
+        for moment, value in optimizer.state.get(tensor, {}).items():
+            tensors[f"{moment}.{name}"] = value.detach().contiguous()
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{FILE}.tmp"
+    save_file(tensors, temporary, metadata={"state": json.dumps(state), "identity": identity})
+    os.replace(temporary, folder / FILE)
+
+
+def load_checkpoint(folder: Path, parameters: dict[str, Any], optimizer: Any, identity: str) -> dict[str, Any] | None:
+    """Put the folder's checkpoint into parameters and optimizer; its state, or None where there is none. UsageError
+    where it belongs to other settings or data."""
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    path = folder / FILE
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file, torch.no_grad():
+            metadata = file.metadata()
+            if metadata["identity"] != identity:
+                raise UsageError(
+                    f"{folder} holds a training of other settings or other data that was interrupted; give them again "
+                    "to resume it, or another -o"
+                )
+            stored = set(file.keys())
+            for name, tensor in parameters.items():
+                tensor.copy_(file.get_tensor(f"parameter.{name}"))
+                known = [moment for moment in _MOMENTS if f"{moment}.{name}" in stored]
+                if known:
+                    optimizer.state[tensor] = {moment: file.get_tensor(f"{moment}.{name}") for moment in known}
+            state: dict[str, Any] = json.loads(metadata["state"])
+            return state
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise CorruptStoreError(f"{path}: damaged ({error}); remove it to begin anew") from error
+
+
+def drop_checkpoint(folder: Path) -> None:
+    """Remove what is there."""
+    (folder / FILE).unlink(missing_ok=True)

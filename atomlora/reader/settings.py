@@ -1,0 +1,41 @@
+"""Settings of a reader's training, frozen; they are saved beside the adapter."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from atomlora.settings import Settings
+
+ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class AdaptSettings(Settings):
+    """How a reader is trained.
+
+    `method`: LoRA (arXiv 2106.09685), rsLoRA (2312.03732: alpha over the root of the rank) or DoRA (2402.09353), as
+    PEFT has them; `alpha` is twice the rank where it is None. `layers`: `all`, `late:N` (the last N blocks), or block
+    numbers up to the last. `lora_plus`: B's learning rate over A's (LoRA+, 2402.12354); None is plain AdamW.
+    `epochs` passes, or `minutes`, whichever ends first; the learning rate warms up over `warmup` steps and follows a
+    cosine to the nearer end. `batch_tokens`: a step's tokens; texts of more than `max_tokens` with their questions are
+    left out.
+    """
+
+    method: Literal["lora", "rslora", "dora"] = "lora"
+    rank: int = Field(16, ge=1, le=256)
+    alpha: float | None = Field(None, gt=0)
+    layers: str = "all"
+    targets: tuple[str, ...] = ALL_LINEAR
+    learning_rate: float = Field(5e-4, gt=0)
+    lora_plus: float | None = Field(None, ge=1)
+    epochs: int = Field(3, ge=1)
+    minutes: float | None = Field(None, gt=0)
+    batch_tokens: int = Field(1536, ge=64)
+    max_tokens: int = Field(512, ge=32)
+    warmup: int = Field(15, ge=1)
+    seed: int = 0
+
+    def effective_alpha(self) -> float:
+        """Alpha as PEFT gets it."""
+        return 2.0 * self.rank if self.alpha is None else self.alpha

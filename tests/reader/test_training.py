@@ -1,0 +1,136 @@
+"""`adapt`: what it learns, how it is stopped and resumed, and what it refuses."""
+
+import json
+
+import pytest
+from safetensors.torch import load_file
+
+from atomlora.errors import InputError, UsageError
+from atomlora.packing import target_nll
+from atomlora.reader.checkpoint import FILE
+from atomlora.reader.examples import load_examples
+from atomlora.reader.folder import ADAPTER_FILE, CONFIG_FILE, read_folder
+from atomlora.reader.mounted import Reader
+from atomlora.reader.settings import ALL_LINEAR, AdaptSettings
+from atomlora.reader.training import adapt, pack_examples, wrap
+
+
+def answers(base, folder, data):
+    examples = load_examples(data)
+    reader = Reader(base, read_folder(folder))
+    read = reader.read([one.question for one in examples], [one.text for one in examples])
+    return [reply.text for reply in read], [one.answer for one in examples]
+
+
+def test_a_reader_answers_what_it_learnt(base, folder, data):
+    read, wanted = answers(base, folder, data)
+    assert read == wanted
+    recipe = read_folder(folder).recipe
+    assert recipe.trained["examples"] == 3
+    assert recipe.trained["texts"] == 2
+    assert recipe.base.fingerprint == base.fingerprint
+    assert not (folder / FILE).exists()
+    config = json.loads((folder / CONFIG_FILE).read_text())
+    assert config["target_modules"] == sorted(ALL_LINEAR)
+    assert config["base_model_name_or_path"] is None  # a folder of this machine
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"method": "rslora"},
+        {"method": "dora"},
+        {"lora_plus": 4.0, "learning_rate": 1e-2},
+        {"layers": "late:1", "targets": ("q_proj", "v_proj", "gate_proj", "up_proj", "down_proj")},
+    ],
+)
+def test_every_method_learns_and_is_mounted(base, base_folder, data, tmp_path, fast, settings):
+    adapt(data, tmp_path / "r", base_folder, fast.model_copy(update=settings), "cpu")
+    read, wanted = answers(base, tmp_path / "r", data)
+    assert read == wanted
+    names = load_file(tmp_path / "r" / ADAPTER_FILE)
+    assert any("magnitude" in name for name in names) == (settings.get("method") == "dora")
+    if "layers" in settings:
+        assert {name.split("layers.")[1][0] for name in names} == {"1"}
+        assert not any("o_proj" in name for name in names)
+
+
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(base_folder, data, tmp_path, fast):
+    settings = fast.model_copy(update={"epochs": 6, "lora_plus": 2.0})
+    adapt(data, tmp_path / "whole", base_folder, settings, "cpu")
+    stopped = tmp_path / "stopped"
+
+    def stop(progress):
+        if progress.steps == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        adapt(data, stopped, base_folder, settings, "cpu", stop)
+    assert (stopped / FILE).exists()
+    with pytest.raises(UsageError, match="other settings"):
+        adapt(data, stopped, base_folder, settings.model_copy(update={"rank": 8}), "cpu")
+    steps = []
+    adapt(data, stopped, base_folder, settings, "cpu", lambda progress: steps.append(progress.steps))
+    assert steps[0] == 6  # and the run ends where it would have
+    assert not (stopped / FILE).exists()
+    whole, resumed = load_file(tmp_path / "whole" / ADAPTER_FILE), load_file(stopped / ADAPTER_FILE)
+    assert all(whole[name].equal(resumed[name]) for name in whole)
+
+
+def test_minutes_end_a_run(base_folder, data, tmp_path, fast):
+    settings = fast.model_copy(update={"epochs": 10_000, "minutes": 0.02})
+    report = adapt(data, tmp_path / "r", base_folder, settings, "cpu")
+    assert 1 <= report.steps < 10_000
+    assert report.seconds < 60
+
+
+def test_what_is_there_is_left_alone(base_folder, data, folder, tmp_path):
+    with pytest.raises(UsageError, match="finished reader"):
+        adapt(data, folder, base_folder)
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match="something else"):
+        adapt(data, tmp_path, base_folder)
+
+
+def test_settings_that_the_base_cannot_have(base, base_folder, data, tmp_path):
+    with pytest.raises(UsageError, match=r"--targets x_proj.*gate_proj"):
+        wrap(base, AdaptSettings(targets=("x_proj",)))
+    with pytest.raises(UsageError, match="--layers late:9"):
+        wrap(base, AdaptSettings(layers="late:9"))
+    long = tmp_path / "long.jsonl"
+    long.write_text(json.dumps({"text": "nine " * 40, "question": "q", "answer": "a"}))
+    with pytest.raises(InputError, match="longer than 32 tokens"):
+        adapt(long, tmp_path / "r", base_folder, AdaptSettings(max_tokens=32), "cpu")
+    assert not (tmp_path / "r").exists()
+
+
+def test_only_answers_are_in_the_loss(base, data):
+    examples = load_examples(data)
+    trees, left_out = pack_examples(base.tokenizer, examples, 512)
+    assert (len(trees), left_out) == (2, 0)
+    wanted = [tree.ids[at] for tree in trees for at in range(len(tree.ids)) if tree.target[at]]
+    assert base.tokenizer.decode(wanted) == "nine <|end|> The ferry <|end|> Osk <|end|>"
+    assert target_nll(base.model, trees).shape == (len(wanted),)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"question": "q", "answer": "a"}', "either 'text' or 'statements'"),
+        ('{"text": "t", "statements": ["s"], "question": "q", "answer": "a"}', "either 'text' or 'statements'"),
+        ('{"text": "t", "question": "q"}', "'answer' must be text"),
+        ('{"statements": [], "question": "q", "answer": "a"}', "'statements' must be a list"),
+        ('{"text": "t", "question": "q", "answer": "a", "x": 1}', "'x' is unknown"),
+        ("nonsense", "is not JSON"),
+        ("", "holds no example"),
+    ],
+)
+def test_bad_examples_are_named(tmp_path, line, message):
+    path = tmp_path / "examples.jsonl"
+    path.write_text(line + "\n")
+    with pytest.raises(InputError, match=message) as caught:
+        load_examples(path)
+    assert "examples.jsonl" in str(caught.value)
+    if line:
+        assert "line 1" in str(caught.value)
+        assert '"statements": ["…"]' in str(caught.value) or "list of texts" in str(caught.value)
