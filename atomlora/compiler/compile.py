@@ -26,7 +26,7 @@ from atomlora.interference.compiling import compiled_interference
 from atomlora.questions.cache import cached
 from atomlora.questions.registry import settings_writer
 from atomlora.router import Embedder, fit_calibration, load_embedder
-from atomlora.runtime.keys import TOKEN_CACHE, store_documents, store_keys
+from atomlora.runtime.keys import KEY_CACHE, TOKEN_CACHE, store_documents, store_keys
 from atomlora.settings import CompileSettings
 from atomlora.store import Manifest, Store, StoreWriter
 
@@ -187,6 +187,7 @@ def _keys(
         [text for _, text in keys],
         documents=store_documents(atoms),
         token_cache=path / "cache" / TOKEN_CACHE,
+        cache=path / "cache" / KEY_CACHE,
     )
     return (embeddings, positions), calibration.model_dump(mode="json")
 
