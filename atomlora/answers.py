@@ -14,6 +14,8 @@ Mode = Literal["atoms", "text", "both", "auto", "none"]
 MODES: tuple[Mode, ...] = ("atoms", "text", "both", "auto", "none")
 Style = Literal["auto", "short", "statement"]
 STYLES: tuple[Style, ...] = ("auto", "short", "statement")
+OffTopic = Literal["base", "refuse"]
+REFUSAL = "I do not know: nothing that was compiled covers this question."
 
 
 class AnswerPart(BaseModel):
@@ -70,7 +72,8 @@ class Reworded(AnswerPart):
 class Answer(AnswerPart):
     """The answer to one question.
 
-    `abstained`: the router found nothing that covers the question, so the base answered without knowledge.
+    `abstained`: the router found nothing that covers the question, so the base answered without knowledge,
+    or, where the user wants it so, nobody did and `text` is REFUSAL.
     `confidence`: the router's probability that the store covers it (0 in mode none, which does not route).
     `latency_ms`: from the call to the end of the batch that held the question's last step. `prompt_tokens`: of its
     prompt and the reader's, without padding. `atoms` were routed, `behaviours` stood beside them in every statement.

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from atomlora.answers import Answer, AnswerAtom, Mode, Reworded, Style, check_request
+from atomlora.answers import REFUSAL, Answer, AnswerAtom, Mode, Reworded, Style, check_request
 from atomlora.errors import UsageError
 from atomlora.modes import auto_mode
 from atomlora.prompts import chat_prompt
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from atomlora.model import AtomLoRA
     from atomlora.router import Route, RoutedAtom, RouteFilter
     from atomlora.statements import Row, Statement
+
+
+SURE = 0.5  # of style auto: a token below it makes a reader's answer unsure
 
 
 class How(NamedTuple):
@@ -34,8 +37,9 @@ class How(NamedTuple):
 
 class Asked(NamedTuple):
     """A question, its route, what of it takes part, the mode that answers it, and the statements to be made, one for
-    each turn (see `atomlora.turns`). Where the reader `reads`, it alone sees the texts that are `shown`. `where`: what
-    might be routed."""
+    each turn (see `atomlora.turns`). Where the reader `reads`, it alone sees the texts that are `shown`; `least` is the
+    probability of a token below which its answer gives way to the statement. `where`: what might be routed. `refused`:
+    it is off topic, and nobody is to answer it."""
 
     route: Route
     selection: Selection
@@ -43,7 +47,9 @@ class Asked(NamedTuple):
     rows: list[Row]
     shown: str | None = None
     reads: bool = False
+    least: float = 0.0
     where: RouteFilter | None = None
+    refused: bool = False
 
 
 def prepare(model: AtomLoRA, questions: Sequence[str], how: How) -> list[Asked]:
@@ -61,7 +67,11 @@ def prepare(model: AtomLoRA, questions: Sequence[str], how: How) -> list[Asked]:
         selection = Selection() if how.mode == "none" else model.composer.select(route, how.labels)
         mode = auto_mode(selection, model.atoms) if how.mode == "auto" else how.mode
         shown = shown_text(selection, model.atoms) if mode in ("text", "both") else None
-        one = Asked(route, selection, mode, [], shown, _reads(model, selection, how.style), how.where)
+        least = SURE if how.style == "auto" and mode != "text" else 0.0
+        one = Asked(route, selection, mode, [], shown, _reads(model, selection, how.style), least, how.where)
+        if route.abstained and model.off_topic == "refuse":
+            asked.append(one._replace(refused=True))
+            continue
         asked.append(one._replace(rows=_rows(model, one, how.max_new_tokens)))
     return asked
 
@@ -70,7 +80,8 @@ def answers(
     model: AtomLoRA, asked: Sequence[Asked], statements: Sequence[Sequence[Statement]], start: float
 ) -> list[Answer]:
     """The answers made of what was said for each question since `start` (`time.perf_counter()`). A reader's answer
-    that does not stand in what was read is not given: then the statement is, where one was made."""
+    that does not stand in what was read, or that it is not sure of, is not given: then the statement is, where one was
+    made."""
     from atomlora.reader.mounted import grounded
 
     stated = [joined([one.text for one in said]) for said in statements]
@@ -80,9 +91,11 @@ def answers(
     found = []
     for number, (one, said) in enumerate(zip(asked, statements, strict=True)):
         text, tokens, ended = stated[number], 0, [statement.said_at for statement in said]
+        if one.refused:
+            text, ended = REFUSAL, [now]
         if (reply := read.get(number)) is not None:
             tokens, ended = reply.prompt_tokens, [now]
-            if grounded(reply.text, texts[number]) or not text:
+            if (reply.sure and grounded(reply.text, texts[number])) or not text:
                 text = reply.text
         answer = Answer(
             question=one.route.question,
@@ -155,5 +168,6 @@ def _read(model: AtomLoRA, asked: Sequence[Asked], texts: Sequence[str]) -> dict
     rows = [number for number, text in enumerate(texts) if asked[number].reads and text]
     if not rows or model.reader is None:
         return {}
-    replies = model.reader.read([asked[number].route.question for number in rows], [texts[number] for number in rows])
+    questions, least = [asked[n].route.question for n in rows], [asked[n].least for n in rows]
+    replies = model.reader.read(questions, [texts[n] for n in rows], least=least)
     return dict(zip(rows, replies, strict=True))

@@ -24,7 +24,7 @@ Documents = Callable[[str], str | None]
 
 
 class Reply(NamedTuple):
-    """What asking gives, in whatever mode."""
+    """What asking gives, in whatever mode; not `sure` where decoding stopped at an improbable token."""
 
     text: str
     abstained: bool
@@ -33,6 +33,7 @@ class Reply(NamedTuple):
     truncated: bool = False
     statement: str = ""
     reader: str | None = None
+    sure: bool = True
 
 
 def read_documents(folder: Path) -> dict[str, str]:
@@ -84,23 +85,27 @@ def ask_documents(
     documents: Sequence[str],
     max_new_tokens: int,
     prompt_of: Prompt = chat_prompt,
+    least: Sequence[float] | None = None,
 ) -> Iterator[Reply]:
-    """Answers of the bare base with a document in each prompt."""
-    from atomlora.runtime.decoding import decode_batch
+    """Answers of the bare base with a document in each prompt. `least`: for each, the probability of a token below
+    which it stops, unsure (default: never)."""
+    from atomlora.runtime.decoding import decode_steady
 
     start = time.perf_counter()
     fitted = [
         fit_prompt(base, question, document, max_new_tokens, prompt_of)
         for question, document in zip(questions, documents, strict=True)
     ]
+    least = [0.0] * len(fitted) if least is None else least
     longest = max(len(prompt) for prompt, _ in fitted)
     size = max(1, _TOKENS_PER_BATCH // longest)
     for at in range(0, len(fitted), size):
         part = fitted[at : at + size]
-        texts = decode_batch(base, [prompt for prompt, _ in part], None, max_new_tokens)
+        prompts = [prompt for prompt, _ in part]
+        texts = decode_steady(base, prompts, None, max_new_tokens, least[at : at + size])
         latency_ms = (time.perf_counter() - start) * 1000
-        for (prompt, cut), text in zip(part, texts, strict=True):
-            yield Reply(text, False, len(prompt), latency_ms, cut)
+        for (prompt, cut), (text, lost) in zip(part, texts, strict=True):
+            yield Reply(text, False, len(prompt), latency_ms, cut, sure=not lost)
 
 
 def fit_prompt(

@@ -11,10 +11,10 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from atomlora.answers import Answer, Mode, Style
+from atomlora.answers import Answer, Mode, OffTopic, Style
 from atomlora.asking import Asked, How, answers, prepare
 from atomlora.conflicts.records import OnConflict, checked_choice
-from atomlora.opening import base_for, checked_steady, policies_for
+from atomlora.opening import base_for, checked_off_topic, checked_steady, policies_for
 from atomlora.store import Store
 from atomlora.turns import adds
 
@@ -39,11 +39,11 @@ class AtomLoRA:
     `atomlora.turns`), and puts no text in the prompt; `text` puts their texts in the prompt and mounts none of them;
     `both` does both, in one statement; `auto` is atoms or both, by the route (see `atomlora.modes`); `none` asks the
     bare base. Behaviour atoms stand beside every statement in all modes but none. A question that the router finds
-    outside of the store is answered by the base without knowledge in every mode (`abstained`).
+    outside of the store is answered by the base without knowledge in every mode (`abstained`), or refused.
 
     Styles: `statement` gives what the base says; `short` has the reader read that, or the texts of mode text, or (mode
-    both) what the atoms state and the texts, and answer shortly; `auto` is short where there is a reader and no
-    behaviour takes part, whose tone the reader would lose.
+    both) what the atoms state and the texts, and answer shortly; `auto` is short where there is a reader that is sure
+    of its answer and no behaviour takes part, whose tone it would lose, and else the statement.
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class AtomLoRA:
         reader: str | Path = "auto",
         capacity: int = 64,
         steady: float = STEADY,
+        off_topic: OffTopic = "base",
     ) -> None:
         """Use `AtomLoRA.open`."""
         self.store = store
@@ -71,6 +72,7 @@ class AtomLoRA:
         self._policies, self._interference, self._capacity = policies, interference, capacity
         self._on_conflict = checked_choice(on_conflict)
         self.steady = checked_steady(steady)
+        self.off_topic = checked_off_topic(off_topic)
         self._parts: dict[str, Any] = {}
         self._lock = threading.RLock()
 
@@ -87,7 +89,8 @@ class AtomLoRA:
         compiled), `interference` (PolicySettings, or its action: what is done about atoms that the store's records say
         disturb each other; the last policy), `reader` (auto: as compiled, or the shipped one of the base; none; a
         folder), `capacity` (atoms resident at once), `steady` (probability of a token below which an atom is asked
-        again in a wording that it was trained on, see `atomlora.statements`; 0: never).
+        again in a wording that it was trained on, see `atomlora.statements`; 0: never), `off_topic` (who answers what
+        the store does not cover: base, or nobody: refuse).
         Raises StoreError; UsageError for a setting out of its range; BaseModelError, naming both, when the base is not
         the store's: here where `base` is given, else when it is first needed.
         """
@@ -237,7 +240,7 @@ class AtomLoRA:
     def _stream(self, asked: Asked, max_new_tokens: int, start: float) -> Generator[str, None, Answer]:
         from atomlora.statements import say, stream
 
-        if asked.reads:
+        if asked.reads or asked.refused:
             (answer,) = answers(self, [asked], [say(self, asked.rows, max_new_tokens)], start)
             yield answer.text
             return answer

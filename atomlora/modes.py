@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from atomlora.atom import Atom
     from atomlora.composer import Selection
 
-SURE_GATE = 0.9  # least gate of the leading atom
+SURE_GATE = 0.7  # least gate of the leading atom
 RIVAL_GATE = 0.3  # most of any other
 LONG_WORDS = 40  # of the leading atom's text
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
+from atomlora.answers import OffTopic
 from atomlora.errors import BaseModelError, UsageError
 from atomlora.quantised import quantised_name, split_name
 
@@ -37,6 +38,13 @@ def checked_steady(steady: float) -> float:
     if not 0 <= steady < 1:
         raise UsageError(f"--steady must be at least 0 and below 1, not {steady:g}")
     return steady
+
+
+def checked_off_topic(off_topic: OffTopic) -> OffTopic:
+    """The choice itself; UsageError when it is none."""
+    if off_topic not in get_args(OffTopic):
+        raise UsageError(f"--off-topic {off_topic}: unknown; use {' or '.join(get_args(OffTopic))}")
+    return off_topic
 
 
 def policies_for(

@@ -8,6 +8,7 @@ import click
 
 from atomlora.cli.adapting import adapt
 from atomlora.cli.asking import ask, route
+from atomlora.cli.calibrating import recalibrate
 from atomlora.cli.checking import check
 from atomlora.cli.compiling import compile_command
 from atomlora.cli.evaluating import eval_command
@@ -27,7 +28,7 @@ def main() -> None:
 
 
 for command in (
-    sample, questions, compile_command, ask, route, eval_command, check, adapt, status, show, log, diff, checkout, tag,
-    verify, gc, push, pull,
+    sample, questions, compile_command, ask, route, eval_command, check, adapt, recalibrate, status, show, log, diff,
+    checkout, tag, verify, gc, push, pull,
 ):  # fmt: skip
     main.add_command(command)

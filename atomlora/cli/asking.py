@@ -11,7 +11,7 @@ from atomlora.cli import filters, options, render
 from atomlora.cli.batches import ask_file, stream_answer
 from atomlora.errors import UsageError
 
-OPENING = ("base", "device", "reader", "on_conflict", "interference", "steady", "version", "hops")
+OPENING = ("base", "device", "reader", "on_conflict", "interference", "off_topic", "steady", "version", "hops")
 
 
 @click.command()
@@ -31,6 +31,7 @@ OPENING = ("base", "device", "reader", "on_conflict", "interference", "steady", 
 @options.labels_option
 @options.on_conflict_option
 @options.interference_option
+@options.off_topic_option
 @options.steady_option
 @options.hops_option
 @filters.filter_options

@@ -120,6 +120,13 @@ interference_option = click.option(
     type=click.Choice(["downweight", "drop", "warn", "alone", "off"]),
     help="What is done about routed atoms that are known to disturb each other.  [default: downweight]",
 )
+off_topic_option = click.option(
+    "--off-topic",
+    default="base",
+    show_default=True,
+    type=click.Choice(["base", "refuse"]),
+    help="Who answers what the store does not cover.",
+)
 steady_option = click.option(
     "--steady",
     default=0.5,
@@ -137,7 +144,7 @@ style_option = click.option(
     default="auto",
     show_default=True,
     type=click.Choice(["auto", "short", "statement"]),
-    help="The reader's short answer, or what the base states; auto is short where there is a reader.",
+    help="The reader's short answer, or what the base states; auto is short where a reader is sure.",
 )
 
 

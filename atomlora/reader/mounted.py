@@ -36,13 +36,17 @@ class Reader:
         self.base = replace(base, model=_with_adapter(view_of(base.model), folder))
 
     def read(
-        self, questions: Sequence[str], texts: Sequence[str], max_new_tokens: int = ANSWER_TOKENS
+        self,
+        questions: Sequence[str],
+        texts: Sequence[str],
+        max_new_tokens: int = ANSWER_TOKENS,
+        least: Sequence[float] | None = None,
     ) -> Iterator[Reply]:
         """The short answers to questions, each from a text of its own, greedy; a text that does not fit into the
-        base's context loses its end."""
+        base's context loses its end. `least`: probabilities of a token below which an answer is broken off, unsure."""
         if questions:
             limit = min(max_new_tokens, ANSWER_TOKENS)
-            for reply in ask_documents(self.base, questions, texts, limit, reader_prompt):
+            for reply in ask_documents(self.base, questions, texts, limit, reader_prompt, least):
                 yield reply._replace(reader=self.name)
 
 

@@ -159,16 +159,27 @@ class StoreWriter(Staged):
         )
         return self._publish(manifest, entries)
 
-    def recommit(self, atoms: Sequence[Atom], message: str, settings: Mapping[str, Any] | None = None) -> Manifest:
+    def recommit(
+        self,
+        atoms: Sequence[Atom],
+        message: str,
+        settings: Mapping[str, Any] | None = None,
+        calibration: Mapping[str, Any] | None = None,
+    ) -> Manifest:
         """A version that differs from the current one only in where and how its atoms' records stand, and in
-        `settings` where they are given. `atoms` are those of the current version, in its order, with the digests
-        of the records that are to count, which must have been staged."""
+        `settings` and `calibration` where they are given. `atoms` are those of the current version, in its order, with
+        the digests of the records that are to count, which must have been staged."""
         self._require_open()
         if self.head is None:
             raise StoreError(f"{self.path}: has no version yet; compile first")
+        self._scan()
         entries = [self._entry(atom, self.head.targets) for atom in atoms]
         if [entry.atom.id for entry in entries] != list(self._head_sources):
             raise StoreError(f"{self.path}: recommit takes the atoms of the current version, in its order")
+        changed: dict[str, Any] = {} if settings is None else {"settings": dict(settings)}
+        if calibration is not None:
+            stats = {**self.head.stats, "atoms_since_calibration": 0}
+            changed |= {"calibration": dict(calibration), "stats": stats}
         return self._publish(
             self.head.model_copy(
                 update={
@@ -176,10 +187,10 @@ class StoreWriter(Staged):
                     "parent": self.head.version,
                     "created": _now(),
                     "message": message,
-                    "settings": dict(self.head.settings if settings is None else settings),
                     "segments": self._used(entries),
                     "catalogue": write_catalogue(self._objects, entries),
                     "tombstones": None,
+                    **changed,
                 }
             ),
             entries,

@@ -70,13 +70,14 @@ def test_scores_are_means_of_what_was_answered(model, golden, monkeypatch):
 def test_full_puts_the_whole_source_into_the_prompt(model, monkeypatch):
     prompts = []
 
-    def decode(_base, given, composition, _limit):
+    def decode(_base, given, composition, _limit, least):
         prompts.extend(given)
         assert composition is None
-        return ["nine"] * len(given)
+        assert not any(least)
+        return [("nine", False)] * len(given)
 
     one = GoldenQuestion(question="When does the ferry leave?", golden=("nine",), sources=("ferry.md",))
-    monkeypatch.setattr("atomlora.runtime.decoding.decode_batch", decode)
+    monkeypatch.setattr("atomlora.runtime.decoding.decode_steady", decode)
     report = evaluate(model, [one], ["full"], documents={"ferry.md": "Osk steers the ferry"}, documents_name="here")
     wanted = chat_prompt(model.base.tokenizer, one.question, "Osk steers the ferry")
     assert prompts[-1] == wanted

@@ -50,6 +50,14 @@ def test_a_long_text_loses_its_end(base, folder):
     assert reply.prompt_tokens + 4 <= 64
 
 
+def test_an_unsure_answer_is_broken_off(base, folder):
+    reader = Reader(base, read_folder(folder))
+    asked = ["Who steers ?", "Who steers ?"], ["Osk steers .\nPlums grow ."] * 2
+    sure, unsure = reader.read(*asked, least=[0.0, 1 - 1e-9])
+    assert (sure.text, sure.sure) == ("Osk", True)
+    assert not unsure.sure
+
+
 def test_grounded_means_word_by_word():
     assert grounded("at Nine.", "It leaves at nine, not ten.")
     assert not grounded("ten", "It leaves often.")

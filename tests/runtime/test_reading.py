@@ -19,12 +19,14 @@ class Listener:
 
     name: str = "listener@0"
     says: str | None = None
+    likely: float = 0.75
     heard: list = field(default_factory=list)
 
-    def read(self, questions, texts):
+    def read(self, questions, texts, least):
         self.heard += list(zip(questions, texts, strict=True))
-        for text in texts:
-            yield Reply(self.says or text.split()[-1], False, len(text.split()), 1.0, reader=self.name)
+        for text, limit in zip(texts, least, strict=True):
+            said = self.says or text.split()[-1]
+            yield Reply(said, False, len(text.split()), 1.0, reader=self.name, sure=self.likely >= limit)
 
 
 @pytest.fixture
@@ -69,6 +71,16 @@ def test_an_answer_that_does_not_stand_there_is_not_given(reading, reader):
     assert answer.text == answer.statement != ""
     assert answer.reader == "listener@0"
     assert reading.ask(QUESTION, mode="text", **FEW).text == "Atlantis"  # there is nothing else to say
+
+
+def test_an_unsure_reader_is_heard_where_short_answers_are_wanted(reading, reader):
+    reader.likely = 0.25
+    for mode in ("atoms", "both"):
+        answer = reading.ask(QUESTION, mode=mode, **FEW)
+        assert answer.text == answer.statement
+        short = reading.ask(QUESTION, mode=mode, style="short", **FEW)
+        assert short.text != short.statement == answer.statement
+    assert reading.ask(QUESTION, mode="text", **FEW).text == "ferry."  # nothing else was said
 
 
 def test_the_base_speaks_for_itself(reading, reader):

@@ -1,0 +1,32 @@
+"""`recalibrate`: a store's gates and threshold, fitted anew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from atomlora.cli import options
+
+
+@click.command()
+@options.folder_argument
+@click.option("--alpha", default=0.05, show_default=True, help="Share of answerable questions given up for silence.")
+@click.option("--foreign", type=click.Path(path_type=Path), help='jsonl of {"question"} not to be answered.')
+@options.json_option
+def recalibrate(store: Path, alpha: float, foreign: Path | None, as_json: bool) -> None:
+    """Fit a store's gates and its threshold of silence anew, as a version of its own.
+
+    Takes the store's own questions for answerable and general ones, and those of --foreign, for not.
+    """
+    from atomlora.golden import read_questions
+    from atomlora.recalibrate import recalibrate as fit
+
+    done = fit(store, alpha, list(read_questions(foreign)) if foreign is not None else ())
+    if as_json:
+        options.print_json(done.model_dump(mode="json"))
+        return
+    before = "" if done.threshold_before is None else f" (before: {done.threshold_before:.3f})"
+    click.echo(f"{store}: silent below confidence {done.threshold:.3f}{before}; version {done.version[:12]}")
+    shares = {name: share for name, share in done.stats.items() if name.endswith("abstained")}
+    click.echo("  ".join(f"{name} {share:.3f}" for name, share in shares.items()))

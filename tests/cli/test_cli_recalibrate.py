@@ -1,0 +1,58 @@
+"""`recalibrate`: another threshold, in a version of its own, and nothing else."""
+
+import json
+
+import pytest
+
+from atomlora.store import Store
+
+
+def state(store):
+    with Store.open(store) as opened:
+        return opened.manifest, [atom.id for atom in opened.atoms()]
+
+
+def test_a_recalibrated_store_differs_in_its_calibration_alone(run, store):
+    before, atoms = state(store)
+    result = run("recalibrate", store, "--alpha", "0.2", "--json")
+    assert result.exit_code == 0, result.output
+    done = json.loads(result.stdout)
+    after, same_atoms = state(store)
+    assert done["version"] == after.version != before.version
+    assert (after.parent, after.message) == (before.version, "recalibrated, alpha 0.2")
+    assert (after.keys, after.segments, after.recipe, same_atoms) == (
+        before.keys,
+        before.segments,
+        before.recipe,
+        atoms,
+    )
+    assert after.calibration["threshold"] == done["threshold"]
+    assert after.calibration["alpha"] == done["alpha"] == 0.2
+    assert after.stats["atoms_since_calibration"] == 0
+    assert run("checkout", store, "HEAD~1").exit_code == 0
+    assert state(store)[0].calibration == before.calibration
+
+
+def test_questions_that_the_store_does_not_cover_count(run, store, tmp_path):
+    foreign = tmp_path / "foreign.jsonl"
+    foreign.write_text("\n".join(json.dumps({"question": f"Who steers ferry number {n}?"}) for n in range(40)))
+    plain = json.loads(run("recalibrate", store, "--json").stdout)
+    strict = json.loads(run("recalibrate", store, "--foreign", str(foreign), "--json").stdout)
+    assert strict["stats"]["negatives"] == plain["stats"]["negatives"] + 40
+    assert strict["threshold"] != plain["threshold"]
+    assert strict["threshold_before"] == plain["threshold"]
+
+
+def test_it_is_told_in_words_too(run, store):
+    shown = run("recalibrate", store).stdout.splitlines()
+    assert shown[0].startswith(f"{store}: silent below confidence 0.")
+    assert "general_abstained" in shown[1]
+
+
+@pytest.mark.parametrize("alpha", ["0", "1", "-3"])
+def test_a_share_out_of_range_is_refused(run, store, alpha):
+    before = state(store)[0].version
+    result = run("recalibrate", store, f"--alpha={alpha}")
+    assert result.exit_code == 2
+    assert "--alpha" in result.stderr
+    assert state(store)[0].version == before
