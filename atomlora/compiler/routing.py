@@ -13,7 +13,7 @@ from atomlora.conflicts.find import find_conflicts
 from atomlora.conflicts.newest import first_seen
 from atomlora.conflicts.records import ConflictRecord
 from atomlora.router import Embedder, fit_calibration
-from atomlora.runtime.keys import TOKEN_CACHE, store_documents, store_keys
+from atomlora.runtime.keys import KEY_CACHE, TOKEN_CACHE, store_documents, store_keys
 from atomlora.store import Manifest, Store, StoreWriter
 
 RECALIBRATE_SHARE = 0.05  # of the atoms: when more than these have changed, gates are fitted anew
@@ -45,6 +45,7 @@ def routing_of(atoms: Sequence[Atom], plan: Plan, writer: StoreWriter) -> Routin
         [text for _, text in keys],
         documents=store_documents(atoms),
         token_cache=writer.path / "cache" / TOKEN_CACHE,
+        cache=writer.path / "cache" / KEY_CACHE,
     )
     return Routing((embeddings, positions), calibration.model_dump(mode="json"), 0)
 
