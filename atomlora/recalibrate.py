@@ -38,7 +38,7 @@ def recalibrate(store: Path, alpha: float = 0.05, foreign: Sequence[str] = ()) -
     without keys, BaseModelError where its embedder is not there.
     """
     from atomlora.router import GENERAL_QUESTIONS, fit_calibration, load_embedder
-    from atomlora.runtime.keys import TOKEN_CACHE, store_documents, store_keys
+    from atomlora.runtime.keys import KEY_CACHE, TOKEN_CACHE, store_documents, store_keys
 
     if not 0 < alpha < 1:
         raise UsageError(f"--alpha must lie between 0 and 1, not {alpha:g}")
@@ -56,6 +56,7 @@ def recalibrate(store: Path, alpha: float = 0.05, foreign: Sequence[str] = ()) -
             alpha=alpha,
             documents=store_documents(atoms),
             token_cache=store / "cache" / TOKEN_CACHE,
+            cache=store / "cache" / KEY_CACHE,
         )
         written = writer.recommit(atoms, f"recalibrated, alpha {alpha:g}", calibration=fitted.model_dump(mode="json"))
     before = manifest.calibration.get("threshold")

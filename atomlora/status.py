@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from atomlora.atom import Atom, Record
-from atomlora.compiler.drafts import Draft, drafts_from, reuse
+from atomlora.compiler.drafts import Draft, drafts_from, of_tenant, reuse
 from atomlora.compiler.given import Given, given_questions
 from atomlora.corpora import Document, Passage, SkippedFile, read_corpus, split_document
 from atomlora.settings import CompileSettings
@@ -57,8 +57,10 @@ class Status(Record):
     stale_because: tuple[str, ...]
 
 
-def status(sources: Sequence[Path | str], path: Path | str, questions: Path | None = None) -> Status:
-    """Compare documents (files and folders) with the store at `path`.
+def status(
+    sources: Sequence[Path | str], path: Path | str, questions: Path | None = None, tenant: str | None = None
+) -> Status:
+    """Compare documents (files and folders) of a tenant (default: everybody's) with what the store at `path` has of it.
 
     What a compile with the store's own base and settings would do. It may train less than is said here, because it
     also finds atoms of older versions and of interrupted runs. Raises InputError and StoreError.
@@ -75,8 +77,8 @@ def status(sources: Sequence[Path | str], path: Path | str, questions: Path | No
         else:
             empty.append(document.source)
     with Store.open(path) as store:
-        manifest, atoms = store.manifest, {atom.id: atom for atom in store.atoms()}
-    given = _given(drafts_from(passages), atoms, questions)
+        manifest, atoms = store.manifest, {atom.id: atom for atom in of_tenant(store.atoms(), tenant)}
+    given = _given(drafts_from(passages, tenant), atoms, questions)
     drafts = given.drafts
     kept = reuse(drafts, given.questions, atoms, manifest.base.fingerprint, manifest.recipe, given.covered)
     texts = {(atom.text, atom.headings) for atom in atoms.values()}

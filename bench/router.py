@@ -40,7 +40,6 @@ import numpy as np
 import torch
 
 from atomlora.bases import cache_folder
-from atomlora.corpora import sample_path
 from atomlora.errors import AtomLoraError
 from atomlora.metrics import bootstrap_interval
 from atomlora.router import GENERAL_QUESTIONS, Router, RouterSettings, fit_calibration, load_embedder
@@ -226,28 +225,10 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         foreign = {one.name: sets.foreign_questions(data, found, one.name) if data else [] for one in found}
         result["quality"] = [measure(one, foreign[one.name], inputs) for one in found]
     if "scale" in arguments.parts:
-        real, asked = real_keys(found, inputs)
+        real, asked = sets.real_keys(found, inputs)
         result["scale"] = scale.measure_scale(real, asked, arguments)
     result["peak_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
     return result
-
-
-def real_keys(found: Sequence[Any], inputs: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Keys and questions of the sets, or of the sample corpus by sentence."""
-    if found:
-        keys = np.concatenate([one.embeddings for one in found])
-        questions = [one.question for some in found for one in some.asked]
-    else:
-        texts = [
-            line
-            for path in sorted((sample_path("kestrin") / "documents").rglob("*.md"))
-            for line in path.read_text(encoding="utf-8").split("\n")
-            if len(line.split()) > 4
-        ]
-        keys = sets.embedded(texts, inputs, "sample-lines")
-        golden = sets.load_golden(sample_path("kestrin") / "golden.jsonl", None)
-        questions = [one.question for one in golden]
-    return np.unique(keys, axis=0), sets.embedded(list(dict.fromkeys(questions))[:300], inputs, "questions")
 
 
 def show(result: dict[str, Any]) -> None:

@@ -276,3 +276,21 @@ def embedded(texts: Sequence[str], inputs: Inputs, name: str) -> np.ndarray:
         np.savez(path, digests=np.array(list(known)), vectors=np.array(list(known.values()), np.float32))
         print(f"{name}: embedded {min(start + BATCH, len(missing))}/{len(missing)}", file=sys.stderr, flush=True)
     return np.array([known[digest] for digest in digests], np.float32)
+
+
+def real_keys(found: Sequence[RoutingSet], inputs: Inputs) -> tuple[np.ndarray, np.ndarray]:
+    """Keys and questions of the sets, or of the sample corpus by sentence."""
+    if found:
+        keys = np.concatenate([one.embeddings for one in found])
+        questions = [one.question for some in found for one in some.asked]
+    else:
+        texts = [
+            line
+            for path in sorted((sample_path("kestrin") / "documents").rglob("*.md"))
+            for line in path.read_text(encoding="utf-8").split("\n")
+            if len(line.split()) > 4
+        ]
+        keys = embedded(texts, inputs, "sample-lines")
+        golden = load_golden(sample_path("kestrin") / "golden.jsonl", None)
+        questions = [one.question for one in golden]
+    return np.unique(keys, axis=0), embedded(list(dict.fromkeys(questions))[:300], inputs, "questions")

@@ -136,13 +136,14 @@ def fit_calibration(
     limit: int = 1000,
     documents: Sequence[str] | None = None,
     token_cache: Path | None = None,
+    cache: Path | None = None,
 ) -> Calibration:
     """Gates, confidence and threshold for a store with the given keys (see `Scorer` for the three arrays).
 
     `questions` bool (n,) says which keys are questions (default: those that end in a question mark);
-    `general` are questions outside the store; at most `limit` questions are left out in turn. `documents` and
-    `token_cache` as for `Router`: with them the fit is for routing with late interaction. With no
-    question among the keys the default coefficients stay, and only the threshold is the store's own.
+    `general` are questions outside the store; at most `limit` questions are left out in turn. `cache` as for
+    `Router`, and `documents` and `token_cache` too: with these the fit is for routing with late interaction. With
+    no question among the keys the default coefficients stay, and only the threshold is the store's own.
     """
     settings = settings or RouterSettings()
     late = open_late(embedder, documents, token_cache)
@@ -152,7 +153,7 @@ def fit_calibration(
     chosen = [is_question(t) for t in texts] if questions is None else questions
     asked = left_out_questions(embeddings, positions, np.asarray(chosen, bool), limit)
     atoms = int(positions.max()) + 1 if late is None else late.atoms
-    scorer = Scorer(embeddings, positions, texts, atoms, settings, late=late)
+    scorer = Scorer(embeddings, positions, texts, atoms, settings, cache, late)
     states = scorer.encode_tokens(embedder, [texts[q.key] for q in asked])
     pairs = [
         (q.atom, scorer.score_left_out(texts[q.key], embeddings[q.key], q.atom, q.without, tokens))

@@ -129,12 +129,14 @@ class AttributeTable:
         self._labelled = {label: np.array(atoms) for label, atoms in labelled.items()}
         self._walled = any(place.tenant is not None for place in self._kinds)
         self._kept = np.ones(self.atoms, bool)
+        self.removals = 0
 
     def remove(self, atoms: np.ndarray) -> None:
         """From now on nobody sees these atoms (int)."""
         kept = self._kept.copy()  # masks that were given out stay as they are
         kept[atoms] = False
         self._kept = kept
+        self.removals += 1
 
     def visible(self, where: RouteFilter) -> np.ndarray | None:
         """bool (atoms,): what the filter's tenant sees of the store; None where that is all of it."""

@@ -116,8 +116,7 @@ class KeyIndex:
 
     def _parameters(self, fetched: int, share: float, within: Selection | None) -> Any:
         """FAISS's search parameters: the rarer what may be found, the further is searched."""
-        import faiss
-
+        faiss = _faiss()
         allowed = {} if within is None else {"sel": faiss.IDSelectorBitmap(within.bits)}
         if self.kind == "flat":
             return faiss.SearchParameters(**allowed) if allowed else None
@@ -130,8 +129,7 @@ class KeyIndex:
 def on_gpu(index: Any) -> Any | None:
     """The index on the first GPU, where a FAISS made for GPUs is installed and finds one. Only searches of everything
     go there: it obeys no selection."""
-    import faiss
-
+    faiss = _faiss()
     if not hasattr(faiss, "StandardGpuResources") or not faiss.get_num_gpus():
         return None
     return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
@@ -165,8 +163,7 @@ def factory(kind: IndexKind, count: int, dimension: int) -> str:
 
 def build_index(embeddings: np.ndarray, kind: IndexKind) -> Any:
     """A FAISS inner-product index over float32 (n, d), trained on a sample that is the same each time."""
-    import faiss
-
+    faiss = _faiss()
     count, dimension = embeddings.shape
     index = faiss.index_factory(dimension, factory(kind, count, dimension), faiss.METRIC_INNER_PRODUCT)
     if not index.is_trained:
@@ -177,6 +174,13 @@ def build_index(embeddings: np.ndarray, kind: IndexKind) -> Any:
     for start in range(0, count, BLOCK):
         index.add(np.ascontiguousarray(embeddings[start : start + BLOCK], np.float32))
     return index
+
+
+def _faiss() -> Any:
+    """FAISS, imported when it is first needed; what it says of its own types is not what it takes."""
+    import faiss
+
+    return faiss
 
 
 def _spare(index: Any) -> None:

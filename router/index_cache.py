@@ -73,7 +73,7 @@ def save_index(cached: Cached, path: Path, kind: IndexKind) -> None:
     """Writes the cache file; raises OSError when the disk does not take it."""
     import faiss
 
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "index": faiss.serialize_index(cached.index),
         "keys": cached.keys.view(np.int64),
         "trained": np.array([cached.trained], np.int64),

@@ -71,7 +71,7 @@ class Collection(NamedTuple):
     length."""
 
     mask: np.ndarray
-    count: int
+    size: int
     mean_length: float
 
 
@@ -127,7 +127,7 @@ class LexicalIndex:
         """float32 (documents,) in [0, 1). `replaced` = (document, text) scores as if that document held
         `text`; `within` as if there were no documents but those, and 0 for the others."""
         scores = np.zeros(self.count, np.float32)
-        count, mean_length = (within.count, within.mean_length) if within else (self.count, self.mean_length)
+        count, mean_length = (within.size, within.mean_length) if within else (self.count, self.mean_length)
         changed = Counter(words(replaced[1])) if replaced else Counter()
         best = 0.0
         for word in dict.fromkeys(words(question)):

@@ -90,7 +90,7 @@ class Router:
             raise StoreError(f"attributes of {self.attributes.atoms} atoms do not fit {len(self.atom_ids)} atoms")
         self._documents = documents
         self._reranker = Reranker(self.settings.reranker) if self.settings.reranker else None
-        self._world = lru_cache(WORLDS_KEPT)(self._make_world)
+        self._worlds = lru_cache(WORLDS_KEPT)(self._make_world)
 
     def route(self, question: str, top_k: int | None = None, where: RouteFilter | None = None) -> Route:
         """The route of one question; `top_k` (default: the setting) bounds the number of atoms, `where` says which may
@@ -111,7 +111,7 @@ class Router:
             if not question.strip():
                 raise UsageError(f"question {number + 1} of {len(questions)} is empty; give a question to route")
         stripped = [question.strip() for question in questions]
-        world = self._world(where or RouteFilter())
+        world = self._world(where)
         scored = self._scored(stripped, world)
         return [
             self._route(question, candidates, limit, world)
@@ -120,7 +120,7 @@ class Router:
 
     def count(self, where: RouteFilter | None = None) -> int:
         """How many atoms pass the filter (default: belong to no tenant)."""
-        world = self._world(where or RouteFilter())
+        world = self._world(where)
         return len(self.atom_ids) if world is None else int(world.allowed.sum())
 
     def remove(self, atom_ids: Sequence[str]) -> None:
@@ -130,9 +130,11 @@ class Router:
         if unknown := [atom_id for atom_id in atom_ids if atom_id not in numbers]:
             raise UsageError(f"atom {unknown[0]} is not in this version of the store; name atoms by their whole ids")
         self.attributes.remove(np.array([numbers[atom_id] for atom_id in atom_ids], np.int64))
-        self._world.cache_clear()
 
-    def _make_world(self, where: RouteFilter) -> World | None:
+    def _world(self, where: RouteFilter | None) -> World | None:
+        return self._worlds(where or RouteFilter(), self.attributes.removals)
+
+    def _make_world(self, where: RouteFilter, _removals: int) -> World | None:
         visible, allowed = self.attributes.visible(where), self.attributes.allowed(where)
         return None if allowed is None else self.scorer.world(visible, allowed)
 

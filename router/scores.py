@@ -209,5 +209,5 @@ def check_keys(embeddings: np.ndarray, positions: np.ndarray, texts: Sequence[st
 
 def _largest(scores: np.ndarray, count: int) -> np.ndarray:
     """Numbers of the `count` largest scores above zero."""
-    numbers = np.flatnonzero(scores)
+    numbers = np.flatnonzero(scores > 0)
     return numbers[np.argpartition(-scores[numbers], count)[:count]] if count < len(numbers) else numbers

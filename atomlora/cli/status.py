@@ -19,15 +19,16 @@ SHOWN = 20
 @click.argument("src", nargs=-1, required=True, type=click.Path(path_type=Path))
 @options.store_argument
 @click.option("--questions", type=click.Path(path_type=Path), help="The question file given to compile.")
+@click.option("--tenant", metavar="NAME", help="Whose documents SRC are.  [default: everybody's]")
 @options.json_option
-def status(src: tuple[Path, ...], store: Path | str, questions: Path | None, as_json: bool) -> None:
+def status(src: tuple[Path, ...], store: Path | str, questions: Path | None, tenant: str | None, as_json: bool) -> None:
     """Show what has changed in documents since STORE was compiled.
 
     SRC are the files and folders that were compiled. Nothing is trained, and no model is loaded.
     """
     from atomlora.status import status as read_status
 
-    found = read_status(src, store, questions)
+    found = read_status(src, store, questions, tenant)
     options.print_json(found.model_dump(mode="json")) if as_json else show_status(found)
 
 

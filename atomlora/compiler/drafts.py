@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from atomlora.atom import Atom, Mount, Provenance, atom_identity
@@ -102,12 +102,20 @@ def reuse(
     return {i: atom.model_copy(update={"provenances": places[atom.id]}) for i, atom in kept.items()}
 
 
-def of_others(atoms: Sequence[Atom], tenant: str | None) -> list[Atom]:
+def of_tenant(atoms: Iterable[Atom], tenant: str | None) -> list[Atom]:
+    """The atoms of a tenant's documents, at their places in these; behaviours are everybody's."""
+    return _at_places(atoms, lambda place: place.tenant == tenant)
+
+
+def of_others(atoms: Iterable[Atom], tenant: str | None) -> list[Atom]:
     """What a version holds of documents that are not this tenant's: each such atom, at the places of the others."""
+    return _at_places((atom for atom in atoms if atom.type != BEHAVIOUR), lambda place: place.tenant != tenant)
+
+
+def _at_places(atoms: Iterable[Atom], wanted: Callable[[Provenance], bool]) -> list[Atom]:
     kept = []
     for atom in atoms:
-        places = tuple(place for place in atom.provenances if place.tenant != tenant)
-        if atom.type != BEHAVIOUR and places:
+        if places := tuple(place for place in atom.provenances if wanted(place)):
             kept.append(atom.model_copy(update={"provenances": places}))
     return kept
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # In the store's cache folder: token states for late interaction, which compiling may make ahead
 TOKEN_CACHE = "documents.tokens"
+# There too: the index over the keys, where it is more than a copy of them
+KEY_CACHE = "keys.faiss"
 
 
 def store_keys(atoms: Sequence[Atom]) -> list[tuple[int, str]]:
@@ -122,7 +124,7 @@ def open_router(
     cache: Path | None
     token_cache: Path | None
     try:
-        cache, token_cache = store.cache_path("keys.faiss"), store.cache_path(TOKEN_CACHE)
+        cache, token_cache = store.cache_path(KEY_CACHE), store.cache_path(TOKEN_CACHE)
     except StoreError:  # a store on a read-only disk is routed without a cache
         cache = token_cache = None
     return Router(

@@ -7,6 +7,7 @@ from atomlora.compiler.compile import compile_corpus
 from atomlora.errors import UsageError
 from atomlora.runtime.keys import store_keys
 from atomlora.settings import AdapterSettings, CompileSettings, TrainSettings
+from atomlora.status import status
 from atomlora.store import Store
 
 SETTINGS = CompileSettings(
@@ -89,6 +90,16 @@ def test_the_store_that_is_there_shapes_new_atoms(compile_, tmp_path):
     compile_({"b.md": "# Ferry\n\nThe ferry Marla leaves Dunmarrow at 9 every day.\n"}, "globex", wider)
     with Store.open(tmp_path / "store") as store:
         assert {atom.rank for atom in store.atoms()} == {2}
+
+
+def test_status_compares_a_tenants_documents_with_its_own(compile_, tmp_path):
+    compile_({"a.md": SHARED}, "acme")
+    compile_({"a.md": "# Ferry\n\nThe ferry Marla leaves Dunmarrow at 9 every day.\n"}, "globex")
+    assert status([tmp_path / "documents-acme"], tmp_path / "store", tenant="acme").up_to_date
+    assert status([tmp_path / "documents-globex"], tmp_path / "store", tenant="globex").up_to_date
+    other = status([tmp_path / "documents-globex"], tmp_path / "store", tenant="acme")
+    assert other.files.changed == ("a.md",)
+    assert not status([tmp_path / "documents-acme"], tmp_path / "store").up_to_date
 
 
 def test_behaviours_stay_and_are_every_tenants(compile_, tmp_path):

@@ -117,3 +117,13 @@ def test_an_unknown_choice_is_a_usage_error():
     assert checked_choice(None) is None
     with pytest.raises(UsageError, match="--on-conflict oldest: unknown; use newest, warn, error"):
         checked_choice("oldest")
+
+
+def test_what_two_tenants_say_of_the_same_thing_is_no_conflict(old, new):
+    def owned(atom, tenant):
+        places = tuple(place.model_copy(update={"tenant": tenant}) for place in atom.provenances)
+        return atom.model_copy(update={"provenances": places})
+
+    assert conflicts_of(owned(old, "acme"), owned(new, "globex")) == []
+    assert len(conflicts_of(owned(old, "acme"), owned(new, "acme"))) == 1
+    assert len(conflicts_of(owned(old, None), owned(new, "globex"))) == 1  # whoever is globex is told both

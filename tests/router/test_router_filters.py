@@ -169,7 +169,7 @@ def test_without_tenants_in_the_store_nothing_is_filtered_and_everything_is_ever
     plain = make_router(EVERY)
     plain.attributes = AttributeTable([AtomAttributes()] * len(EVERY))
     question = TEXTS[5]
-    assert plain._make_world(RouteFilter()) is None
+    assert plain._world(None) is None
     assert plain.route(question).atoms[0].id == "5"
     assert plain.route(question, where=RouteFilter(tenant="anyone")).atoms[0].id == "5"
     assert plain.route(question, where=RouteFilter(sources=("x",))).abstained

@@ -2,6 +2,7 @@
 
 import pytest
 
+from atomlora.atom import Atom
 from atomlora.errors import StoreError
 from atomlora.runtime.keys import open_router, store_attributes, store_keys
 
@@ -51,3 +52,10 @@ def test_attributes_are_the_places_and_labels_of_each_atom(world):
     (found,) = store_attributes([atom])
     assert found.labels == ("harbour",)
     assert [(place.source, place.tenant) for place in found.places] == [("ferry.md", "acme"), ("ferry.md", None)]
+
+
+def test_provenances_of_older_stores_belong_to_nobody_in_particular(world):
+    line = world.atoms[0].model_dump_json(exclude={"provenances": {0: {"tenant"}}})
+    assert '"tenant"' not in line
+    assert Atom.model_validate_json(line) == world.atoms[0]
+    assert world.atoms[0].tenants == frozenset([None])
