@@ -90,18 +90,18 @@ def answers(
     now = time.perf_counter()
     found = []
     for number, (one, said) in enumerate(zip(asked, statements, strict=True)):
-        text, tokens, ended = stated[number], 0, [statement.said_at for statement in said]
+        text, reader, tokens, ended = stated[number], None, 0, [statement.said_at for statement in said]
         if one.refused:
             text, ended = REFUSAL, [now]
         if (reply := read.get(number)) is not None:
             tokens, ended = reply.prompt_tokens, [now]
             if (reply.sure and grounded(reply.text, texts[number])) or not text:
-                text = reply.text
+                text, reader = reply.text, reply.reader
         answer = Answer(
             question=one.route.question,
             text=text,
             statement=stated[number],
-            reader=reply.reader if reply is not None else None,
+            reader=reader,
             abstained=one.route.abstained,
             confidence=one.route.confidence,
             mode=one.mode,

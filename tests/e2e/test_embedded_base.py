@@ -93,12 +93,14 @@ def test_the_fact_is_answered_by_its_atom(world, place):
 
 @pytest.mark.parametrize("mode", ["atoms", "text", "both"])
 def test_the_shipped_reader_answers_shortly(world, mode):
-    for (_, asked, _, _), answer in zip(
-        QUESTIONS, world.lora.ask_batch([asked for _, asked, _, _ in QUESTIONS], mode, max_new_tokens=32), strict=True
-    ):
-        assert answer.reader.startswith("smollm2-135m-instruct@"), asked
+    questions = [asked for _, asked, _, _ in QUESTIONS]
+    for answer in world.lora.ask_batch(questions, mode, max_new_tokens=32, style="short"):
         read = "\n".join([answer.statement, *(atom.text for atom in answer.atoms if mode != "atoms")])
-        assert grounded(answer.text, read)
+        if answer.reader is None:  # it said what does not stand there
+            assert answer.text == answer.statement != ""
+            continue
+        assert answer.reader.startswith("smollm2-135m-instruct@")
+        assert mode == "text" or grounded(answer.text, read)
         assert len(answer.text.split()) <= 8 < len(read.split())
 
 
