@@ -245,8 +245,8 @@ def _ask(
             yield from ask_documents(model.base, questions, contexts, max_new_tokens)
     else:
         for answer in model.ask_batch(questions, mode, top_k, max_new_tokens, style=style, where=where):
-            said = {"statement": answer.statement, "reader": answer.reader}
-            yield Reply(answer.text, answer.abstained, answer.prompt_tokens, answer.latency_ms, **said)
+            reply = Reply(answer.text, answer.abstained, answer.prompt_tokens, answer.latency_ms)
+            yield reply._replace(statement=answer.statement, reader=answer.reader)
 
 
 def _score(one: GoldenQuestion, reply: Reply, mode: EvalMode) -> ScoredAnswer:

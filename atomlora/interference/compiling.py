@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from atomlora.atom import Atom, Target
 from atomlora.bases import Base
+from atomlora.compiler.progress import Teller
 from atomlora.interference.lab import Lab
 from atomlora.interference.measure import measure
 from atomlora.interference.near import nearest
@@ -24,7 +25,7 @@ def compiled_interference(
     keys: tuple[np.ndarray, np.ndarray],
     writer: StoreWriter,
     settings: InterferenceSettings,
-    on_progress: Callable[[int, int], None],
+    teller: Teller,
 ) -> InterferenceRecords | None:
     """Records of the atoms that are about to be committed with these keys (embeddings, positions); those of the version
     before are taken over where neither atom has changed. None where the settings want none."""
@@ -38,5 +39,8 @@ def compiled_interference(
 
     def weights(atom: Atom) -> np.ndarray:
         return unpack(writer.weights(atom), atom.rank, targets)
+
+    def on_progress(done: int, total: int) -> None:
+        teller.tell("interference", done, total)
 
     return measure(Lab(base, targets), atoms, weights, near, settings.probes, before, on_progress)

@@ -147,7 +147,8 @@ def wrap(base: Base, settings: AdaptSettings) -> Any:
             f"--targets {missing[0]}: the base's blocks have no such layer; choose from {', '.join(known)}"
         )
     count = len(all_blocks)
-    config = LoraConfig(
+    untyped: Any = LoraConfig  # whose alpha is said to be an integer
+    config = untyped(
         r=settings.rank,
         lora_alpha=settings.effective_alpha(),
         target_modules=list(settings.targets),
@@ -225,7 +226,11 @@ class _Run:
         return AdaptProgress(done, self.steps, self.loss, self.seconds)
 
     def _optimizer(self) -> Any:
-        settings = {"lr": self.settings.learning_rate, "betas": _BETAS, "weight_decay": _WEIGHT_DECAY}
+        settings: dict[str, Any] = {
+            "lr": self.settings.learning_rate,
+            "betas": _BETAS,
+            "weight_decay": _WEIGHT_DECAY,
+        }
         if self.settings.lora_plus is None:
             return torch.optim.AdamW(self.parameters.values(), **settings)
         from peft.optimizers import create_loraplus_optimizer

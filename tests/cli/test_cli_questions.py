@@ -45,7 +45,7 @@ def questions(run, documents, tmp_path):
 @pytest.fixture
 def compile_(documents, tmp_path, base_folder, monkeypatch, words):
     monkeypatch.setenv("ATOMLORA_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("atomlora.compiler.compile.load_embedder", lambda *_args, **_named: words)
+    monkeypatch.setattr("atomlora.compiler.plan.load_embedder", lambda *_args, **_named: words)
 
     def run_(questions=None):
         report = compile_corpus(

@@ -147,5 +147,5 @@ def tiny_world(base_folder, cache, monkeypatch):
     """The base's folder under a cache that all compiles of the session share, and the embedder of words."""
     monkeypatch.setenv("ATOMLORA_CACHE", str(cache))
     embedder = WordEmbedder()
-    monkeypatch.setattr("atomlora.compiler.compile.load_embedder", lambda *_args, **_named: embedder)
+    monkeypatch.setattr("atomlora.compiler.plan.load_embedder", lambda *_args, **_named: embedder)
     return SimpleNamespace(base=str(base_folder), cache=cache, embedder=embedder)

@@ -2,7 +2,7 @@
 
 import pytest
 
-import atomlora.compiler.compile as module
+import atomlora.compiler.routing as module
 from atomlora.compiler.compile import compile_corpus
 from atomlora.settings import AdapterSettings, CompileSettings, TrainSettings
 from atomlora.store import Store

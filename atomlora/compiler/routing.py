@@ -1,0 +1,90 @@
+"""What a version is found by: its keys, the router's calibration on them, and who contradicts whom among neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from atomlora.atom import Atom
+from atomlora.compiler.plan import Plan
+from atomlora.conflicts.find import find_conflicts
+from atomlora.conflicts.newest import first_seen
+from atomlora.conflicts.records import ConflictRecord
+from atomlora.router import Embedder, fit_calibration
+from atomlora.runtime.keys import KEY_CACHE, TOKEN_CACHE, store_documents, store_keys
+from atomlora.store import Manifest, Store, StoreWriter
+
+RECALIBRATE_SHARE = 0.05  # of the atoms: when more than these have changed, gates are fitted anew
+
+Keys = tuple[np.ndarray, np.ndarray]  # embeddings float32 (n, d), positions int32 (n,)
+
+
+class Routing(NamedTuple):
+    """The keys, the calibration, and how many atoms came or went since that was fitted."""
+
+    keys: Keys
+    calibration: dict[str, Any]
+    changed: int
+
+
+def routing_of(atoms: Sequence[Atom], plan: Plan, writer: StoreWriter) -> Routing:
+    """Embeds the keys that the version before has not, and fits the calibration unless few atoms have changed."""
+    ids = {atom.id for atom in atoms}
+    changed = _changed(writer.head, plan, len(ids ^ {atom.id for atom in plan.current}), len(ids))
+    keys = store_keys(atoms)
+    embeddings = _embeddings([text for _, text in keys], plan.embedder, writer)
+    positions = np.array([position for position, _ in keys], dtype=np.int32)
+    if changed is not None and writer.head is not None:
+        return Routing((embeddings, positions), dict(writer.head.calibration), changed)
+    calibration = fit_calibration(
+        plan.embedder,
+        embeddings,
+        positions,
+        [text for _, text in keys],
+        documents=store_documents(atoms),
+        token_cache=writer.path / "cache" / TOKEN_CACHE,
+        cache=writer.path / "cache" / KEY_CACHE,
+    )
+    return Routing((embeddings, positions), calibration.model_dump(mode="json"), 0)
+
+
+def found_conflicts(atoms: Sequence[Atom], keys: Keys, writer: StoreWriter) -> list[ConflictRecord]:
+    """Which atoms contradict each other; an atom's first key is its bare text."""
+    embeddings, positions = keys
+    numbers, first = np.unique(positions, return_index=True)
+
+    def seen(ids: frozenset[str]) -> dict[str, int]:
+        if writer.head is None:
+            return first_seen(None, ids)
+        with Store.open(writer.path) as current:
+            return first_seen(current, ids)
+
+    return find_conflicts([atoms[position] for position in numbers], embeddings[first], seen)
+
+
+def _changed(head: Manifest | None, plan: Plan, changed: int, atoms: int) -> int | None:
+    """How many atoms came or went since the calibration of the version before was fitted, `changed` now among
+    them; None where that is so many, or so much else has changed, that it must be fitted anew.
+
+    A new fit moves the gates of every atom a little, and so answers that have nothing to do with what was edited.
+    """
+    if head is None or not head.calibration or head.recipe != plan.recipe:
+        return None
+    if head.embedder.fingerprint != plan.embedder.fingerprint:
+        return None
+    since = int(head.stats.get("atoms_since_calibration", 0)) + changed
+    return since if since <= RECALIBRATE_SHARE * atoms else None
+
+
+def _embeddings(texts: Sequence[str], embedder: Embedder, writer: StoreWriter) -> np.ndarray:
+    """float32 (n, d); those of the version before are taken over."""
+    known: dict[str, np.ndarray] = {}
+    if writer.head is not None and writer.head.embedder.fingerprint == embedder.fingerprint:
+        with Store.open(writer.path) as old:
+            vectors, _ = old.keys()
+            known = dict(zip((text for _, text in store_keys(list(old.atoms()))), vectors, strict=True))
+    fresh = list(dict.fromkeys(text for text in texts if text not in known))
+    known.update(zip(fresh, embedder.encode(fresh), strict=True) if fresh else ())
+    return np.array([known[text] for text in texts], np.float32).reshape(len(texts), embedder.dimension)
