@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from atomlora import AtomLoRA
-from atomlora.answers import REFUSAL, Answer, Conflict
+from atomlora.answers import Answer, Conflict
 from atomlora.atom import split_record
 from atomlora.composer import Composer
 from atomlora.errors import UsageError
@@ -138,23 +138,6 @@ def test_mode_none_neither_routes_nor_mounts(world, opened):
     assert answer.atoms == ()
     assert not answer.abstained
     assert world.embedder.calls == 1  # that of the store's keys
-
-
-@pytest.mark.parametrize("mode", ["atoms", "text", "both"])
-def test_what_is_off_topic_is_refused_where_the_user_says_so(world, mode):
-    with AtomLoRA.open(world.path, **world.settings | {"off_topic": "refuse"}) as model:
-        model.router.calibration = model.router.calibration.model_copy(update=ALWAYS_SILENT)
-        assert model.ask(QUESTIONS[0], mode=mode, max_new_tokens=4).text != REFUSAL
-        model.router.settings = RouterSettings(abstain=True)
-        answer = model.ask(QUESTIONS[0], mode=mode)
-        assert (answer.text, answer.abstained, answer.prompt_tokens) == (REFUSAL, True, 0)
-        assert list(model.stream(QUESTIONS[0], mode=mode)) == [REFUSAL]
-        assert model.ask(QUESTIONS[0], mode="none", max_new_tokens=4).text != REFUSAL
-
-
-def test_an_unknown_way_with_off_topic_questions_is_refused(world):
-    with pytest.raises(UsageError, match="--off-topic shrug"):
-        AtomLoRA.open(world.path, off_topic="shrug")
 
 
 def test_abstaining_asks_the_bare_base(world, opened):

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from atomlora import AtomLoRA
+from atomlora.answers import REFUSAL
 from atomlora.bases import Base, fingerprint
 from atomlora.errors import BaseModelError, CorruptStoreError, StoreError, UsageError
+from atomlora.router import RouterSettings
 from atomlora.runtime.composition import composition
 
 
@@ -50,6 +52,24 @@ def test_what_cannot_be_asked(world, opened, arguments, message):
     with pytest.raises(UsageError, match=message):
         opened.stream(**arguments)
     assert opened.ask_batch([]) == []
+
+
+@pytest.mark.parametrize("mode", ["atoms", "text", "both"])
+def test_what_is_off_topic_is_refused_where_the_user_says_so(world, mode):
+    question = question_of(world, 0)
+    with AtomLoRA.open(world.path, **world.settings | {"off_topic": "refuse"}) as model:
+        model.router.calibration = model.router.calibration.model_copy(update={"threshold": 2.0})
+        assert model.ask(question, mode=mode, max_new_tokens=4).text != REFUSAL
+        model.router.settings = RouterSettings(abstain=True)
+        answer = model.ask(question, mode=mode)
+        assert (answer.text, answer.abstained, answer.prompt_tokens) == (REFUSAL, True, 0)
+        assert list(model.stream(question, mode=mode)) == [REFUSAL]
+        assert model.ask(question, mode="none", max_new_tokens=4).text != REFUSAL
+
+
+def test_an_unknown_way_with_off_topic_questions_is_refused(world):
+    with pytest.raises(UsageError, match="--off-topic shrug"):
+        AtomLoRA.open(world.path, off_topic="shrug")
 
 
 def test_changed_weights_are_not_mounted(world):
