@@ -28,7 +28,6 @@ from atomlora.quantised import quantised_name
 @click.option("--mount", metavar="always|label:NAME", help="When a behaviour is mounted.  [default: always]")
 @click.option("--tenant", metavar="NAME", help="Whose documents SRC are; those of others stay.  [default: everybody's]")
 @options.writer_options
-@options.preset_option
 @click.option("--rank", type=int, help="Rank of an atom's adapter.")
 @click.option("--alpha", type=float, help="Its alpha: deltas are scaled by alpha / rank.")
 @click.option("--layers", metavar="late:N|LIST", help="Which layers: the last N, or numbers like 25,26,27.")

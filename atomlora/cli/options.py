@@ -73,11 +73,6 @@ hops_option = click.option(
 new_tokens_option = click.option(
     "--max-new-tokens", default=96, show_default=True, type=click.IntRange(min=1), help="Most tokens of a statement."
 )
-preset_option = click.option(
-    "--preset",
-    type=click.Choice(["fast", "balanced", "thorough"]),
-    help="Seconds or recall: how much is asked and trained.  [default: balanced]",
-)
 quantisation_option = click.option(
     "--base-quantisation",
     type=click.Choice(["none", "int8", "nf4"]),
@@ -99,8 +94,13 @@ questions_option = click.option(
 
 
 def writer_options(command: Command) -> Command:
-    """--question-writer and how one behind an address is used."""
+    """--question-writer, how one behind an address is used, and how much is asked."""
     for option in (
+        click.option(
+            "--question-rounds",
+            type=int,
+            help="Ask about a sentence so often, always about something else: more keys for the router.  [default: 1]",
+        ),
         click.option("--writer-timeout", type=float, help="Seconds to wait for an address's answer.  [default: 60]"),
         click.option("--writer-requests-per-minute", type=float, help="At most so many to an address."),
         click.option("--writer-concurrency", type=int, help="Requests to an address at a time.  [default: 4]"),

@@ -23,7 +23,6 @@ from atomlora.quantised import quantised_name
 @options.quantisation_option
 @options.questions_option
 @options.writer_options
-@options.preset_option
 @options.device_option
 @options.json_option
 def questions(

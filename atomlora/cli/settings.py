@@ -11,7 +11,6 @@ from pydantic import ValidationError
 
 from atomlora.conflicts.records import OnConflict
 from atomlora.errors import UsageError
-from atomlora.presets import Preset, preset_changes
 from atomlora.settings import AdapterSettings, CompileSettings, EndpointSettings
 
 _OPTIONS = {  # of settings that have another name
@@ -33,10 +32,9 @@ def compile_settings(
     one_adapter: bool,
     storage: str | None,
     reader: str | None,
-    preset: Preset | None = None,
     **writer: Any,
 ) -> CompileSettings:
-    """The preset's settings, but for the options that were given. UsageError names the option that cannot be."""
+    """The defaults, but for the options that were given. UsageError names the option that cannot be."""
     names = None if targets is None else tuple(name.strip() for name in targets.split(",") if name.strip())
     if names == ():
         raise UsageError("--targets is empty; name linear layers, such as gate_proj,up_proj,down_proj")
@@ -47,20 +45,20 @@ def compile_settings(
             **_given(slots=slots, embedder=embedder, on_conflict=on_conflict, storage=storage),
             **_given(reader=_checked_reader(reader)),
             **_writer(**writer),
-            **preset_changes(preset or "balanced"),
             one_adapter=one_adapter,
         )
 
 
-def question_settings(preset: Preset | None = None, **writer: Any) -> CompileSettings:
+def question_settings(**writer: Any) -> CompileSettings:
     """What `questions` shares with `compile`."""
     with _named_options():
-        return CompileSettings(**_writer(**writer), **preset_changes(preset or "balanced"))
+        return CompileSettings(**_writer(**writer))
 
 
 def _writer(
     *,
     question_writer: str | None = None,
+    question_rounds: int | None = None,
     writer_concurrency: int | None = None,
     writer_requests_per_minute: float | None = None,
     writer_timeout: float | None = None,
@@ -73,7 +71,10 @@ def _writer(
     }
     if _given(**names) and "://" not in (question_writer or ""):
         raise UsageError("--writer-… options are for a writer behind an address: --question-writer URL#MODEL")
-    return {"endpoint": EndpointSettings(**_given(**names)), **_given(question_writer=question_writer)}
+    return {
+        "endpoint": EndpointSettings(**_given(**names)),
+        **_given(question_writer=question_writer, question_rounds=question_rounds),
+    }
 
 
 @contextlib.contextmanager

@@ -9,8 +9,7 @@ from atomlora.cli.settings import compile_settings
 from atomlora.compiler.progress import CompileProgress, CompileReport, FailedAtom
 from atomlora.corpora import SkippedFile
 from atomlora.errors import UsageError
-from atomlora.presets import preset
-from atomlora.settings import AdapterSettings, CompileSettings
+from atomlora.settings import CompileSettings
 
 OPTIONS = (
     "rank",
@@ -171,16 +170,11 @@ def test_wrong_options(run, compiler, tmp_path, option, value):
     assert compiler == {}
 
 
-def test_presets_are_settings_that_options_change(run, compiler, tmp_path):
-    found = {}
-    for name in ("fast", "balanced", "thorough"):
-        assert run("compile", "d", "-o", tmp_path / "s", "--preset", name, "--rank", 8).exit_code == 0
-        found[name] = compiler["settings"]
-        assert found[name] == preset(name).model_copy(update={"adapter": AdapterSettings(rank=8)})
-    assert preset("balanced") == CompileSettings()
-    assert found["fast"].train.max_steps < found["balanced"].train.max_steps < found["thorough"].train.max_steps
-    assert len({settings.recipe() for settings in found.values()}) == 3
-    assert run("compile", "d", "-o", tmp_path / "s", "--preset", "best").exit_code == 2
+def test_rounds_of_questions(run, compiler, tmp_path):
+    assert run("compile", "d", "-o", tmp_path / "s", "--question-rounds", 2).exit_code == 0
+    assert compiler["settings"] == CompileSettings(question_rounds=2)
+    wrong = run("compile", "d", "-o", tmp_path / "s", "--question-rounds", 9)
+    assert (wrong.exit_code, "--question-rounds 9" in wrong.stderr) == (2, True)
 
 
 def test_settings_name_their_option():
