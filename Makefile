@@ -34,7 +34,7 @@ test: $(READY)  ## run the tests
 faults: $(READY)  ## the fault tests in full: 200 kills, 1,000 flips per type of file
 	ATOMLORA_FAULTS=full OMP_NUM_THREADS=1 $(BIN)/pytest -q -s -p no:xdist tests/store/test_store_faults.py \
 	  tests/store/test_store_kills.py tests/store/test_store_corruption.py tests/compiler/test_compile_faults.py \
-	  tests/router/test_router_index.py $(PYTEST_ARGS)
+	  tests/router/test_router_index_cache.py tests/router/test_router_lexical.py $(PYTEST_ARGS)
 
 # Needs the extra: pip install -e ".[fuzz]". Seeds are the files of the little store and corpus among the tests.
 SECONDS ?= 60
