@@ -98,7 +98,7 @@ class Answer(AnswerPart):
     prompt_tokens: int
 
 
-def check_request(questions: Sequence[str], mode: str, top_k: int, max_new_tokens: int, style: str = "auto") -> None:
+def check_request(questions: Sequence[str], mode: str, top_k: int, max_new_tokens: int, style: str) -> None:
     """UsageError for what cannot be asked."""
     for number, question in enumerate(questions):
         if not question.strip():

@@ -31,7 +31,7 @@ class How(NamedTuple):
     top_k: int
     max_new_tokens: int
     labels: Sequence[str] = ()
-    style: Style = "auto"
+    style: Style | None = None
     where: RouteFilter | None = None
 
 
@@ -57,7 +57,8 @@ def prepare(model: AtomLoRA, questions: Sequence[str], how: How) -> list[Asked]:
     from atomlora.composer import Selection
     from atomlora.router import Route
 
-    check_request(questions, how.mode, how.top_k, how.max_new_tokens, how.style)
+    style = how.style or model.default_style
+    check_request(questions, how.mode, how.top_k, how.max_new_tokens, style)
     if how.mode == "none":
         routes = [Route(question=q, atoms=(), abstained=False, confidence=0.0) for q in questions]
     else:
@@ -67,8 +68,8 @@ def prepare(model: AtomLoRA, questions: Sequence[str], how: How) -> list[Asked]:
         selection = Selection() if how.mode == "none" else model.composer.select(route, how.labels)
         mode = auto_mode(selection, model.atoms) if how.mode == "auto" else how.mode
         shown = shown_text(selection, model.atoms) if mode in ("text", "both") else None
-        least = SURE if how.style == "auto" and mode != "text" else 0.0
-        one = Asked(route, selection, mode, [], shown, _reads(model, selection, how.style), least, how.where)
+        least = SURE if style == "auto" and mode != "text" else 0.0
+        one = Asked(route, selection, mode, [], shown, _reads(model, selection, style), least, how.where)
         if route.abstained and model.off_topic == "refuse":
             asked.append(one._replace(refused=True))
             continue

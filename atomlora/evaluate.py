@@ -80,7 +80,7 @@ class EvalReport(Result):
     batch_size: int
     documents: str | None = None
     reader: str | None = None
-    style: Style = "auto"
+    style: Style = "statement"
     warnings: tuple[str, ...] = ()
 
 
@@ -121,7 +121,7 @@ def evaluate(
     top_k: int = 4,
     max_new_tokens: int = 96,
     batch_size: int = 16,
-    style: Style = "auto",
+    style: Style | None = None,
     documents: Mapping[str, str] | None = None,
     documents_name: str = "given",
     where: RouteFilter | None = None,
@@ -135,6 +135,7 @@ def evaluate(
     """
     if not golden:
         raise InputError("there is no question to evaluate")
+    style = style or model.default_style
     lookup: Documents = documents.get if documents is not None else rebuilder(model.store, where)
     if "big" in modes:
         require_one_adapter(model.store)

@@ -107,7 +107,7 @@ class AtomLoRA:
         top_k: int = 4,
         max_new_tokens: int = 96,
         labels: Sequence[str] = (),
-        style: Style = "auto",
+        style: Style | None = None,
         where: RouteFilter | None = None,
     ) -> Answer:
         """Answer one question, greedily, by statements of up to `max_new_tokens` tokens. `labels`: of the behaviour
@@ -123,7 +123,7 @@ class AtomLoRA:
         top_k: int = 4,
         max_new_tokens: int = 96,
         labels: Sequence[str] = (),
-        style: Style = "auto",
+        style: Style | None = None,
         where: RouteFilter | None = None,
     ) -> list[Answer]:
         """Answer several questions, each as `ask` would; batches are made of prompts of like length."""
@@ -141,7 +141,7 @@ class AtomLoRA:
         top_k: int = 4,
         max_new_tokens: int = 96,
         labels: Sequence[str] = (),
-        style: Style = "auto",
+        style: Style | None = None,
         where: RouteFilter | None = None,
     ) -> Generator[str, None, Answer]:
         """The answer's text in pieces as they are decoded, from the second statement on whole statements, a reader's
@@ -229,6 +229,11 @@ class AtomLoRA:
 
         recorded = str(self.store.manifest.settings.get("reader", "auto"))
         return self._part("reader", lambda: reader_for(self._wanted_reader, self.base, recorded))
+
+    @property
+    def default_style(self) -> Style:
+        """How questions are answered unless they say so themselves: by the reader only where the user named one."""
+        return "statement" if self._wanted_reader in ("auto", "none") else "auto"
 
     def _part(self, name: str, make: Callable[[], T]) -> T:
         with self._lock:

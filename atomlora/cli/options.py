@@ -141,10 +141,9 @@ reader_option = click.option(
 )
 style_option = click.option(
     "--style",
-    default="auto",
-    show_default=True,
     type=click.Choice(["auto", "short", "statement"]),
-    help="The reader's short answer, or what the base states; auto is short where a reader is sure.",
+    help="What the base states, the reader's short answer, or auto: short where the reader is sure.  "
+    "[default: statement, or auto with --reader DIR]",
 )
 
 

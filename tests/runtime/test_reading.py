@@ -37,6 +37,7 @@ def reader():
 @pytest.fixture
 def reading(opened, reader, monkeypatch):
     monkeypatch.setattr(AtomLoRA, "reader", reader)
+    monkeypatch.setattr(AtomLoRA, "default_style", "auto")
     return opened
 
 
@@ -134,3 +135,12 @@ def test_the_reader_that_the_store_records_is_the_default(world, monkeypatch):
     with AtomLoRA.open(world.path, **world.settings) as model:
         model.store.manifest.settings["reader"] = "/readers/mine"
         assert model.reader == ("auto", "/readers/mine")
+
+
+def test_only_a_reader_that_was_named_speaks_unasked(world, reader, monkeypatch):
+    monkeypatch.setattr(AtomLoRA, "reader", reader)
+    with AtomLoRA.open(world.path, **world.settings) as model:
+        assert model.ask(QUESTION, **FEW).reader is None
+        assert model.ask(QUESTION, style="short", **FEW).reader == "listener@0"
+    with AtomLoRA.open(world.path, **world.settings | {"reader": "a-folder"}) as model:
+        assert model.ask(QUESTION, **FEW).reader == "listener@0"
