@@ -16,11 +16,19 @@ def forbidden(said, rows=True):
     return set(scores[0].isinf().nonzero()[:, 0].tolist())
 
 
+RUN = list(range(1, LOOP_TOKENS + 1))
+
+
 def test_a_run_of_the_answer_is_not_repeated():
-    assert forbidden([1, 2, 3, 4, 5, 1, 2, 3]) == {4}
-    assert forbidden([1, 2, 3, 4, 5, 2, 1, 3]) == set()
-    assert forbidden([6, 6, 6, 6]) == {6}
-    assert forbidden([1, 2, 3, 4, 1, 2, 3, 5, 1, 2, 3]) == {4, 5}
+    assert forbidden([*RUN, 9, *RUN[:-1]]) == {RUN[-1]}
+    assert forbidden([*RUN, 9, 2, *RUN[1:-1]]) == set()
+    assert forbidden([6] * LOOP_TOKENS) == {6}
+    assert forbidden([*RUN, *RUN[:-1], 9, *RUN[:-1]]) == {RUN[-1], 9}
+
+
+def test_a_number_or_a_year_that_a_statement_holds_twice_may_be_said():
+    """A digit is a token of its own: "Passengers: 225; Cars: 22"."""
+    assert forbidden([3, 1, 2, 2, 5, 4, 3, 1, 2]) == set()
 
 
 def test_the_prompt_may_be_repeated_and_a_short_answer_is_free():
@@ -30,7 +38,7 @@ def test_the_prompt_may_be_repeated_and_a_short_answer_is_free():
 
 
 def test_a_row_without_atoms_is_the_bare_bases():
-    assert forbidden([6, 6, 6, 6], rows=False) == set()
+    assert forbidden([6] * LOOP_TOKENS, rows=False) == set()
     assert no_loops(3, None) == []
     assert no_loops(3, torch.tensor([[-1, -1]])) == []
     (processor,) = no_loops(3, torch.tensor([[-1], [4]]))
@@ -42,3 +50,9 @@ def test_it_forbids_what_a_search_forbids(said):
     tail = said[1 - LOOP_TOKENS :]
     runs = [said[i : i + LOOP_TOKENS] for i in range(len(said) - LOOP_TOKENS + 1)]
     assert forbidden(said) == ({run[-1] for run in runs if run[:-1] == tail})
+
+
+def test_a_run_of_another_length_is_forbidden_where_asked():
+    ids = torch.tensor([[*PROMPT, 3, 1, 2, 2, 5, 4, 3, 1, 2]])
+    (watched,) = no_loops(len(PROMPT), torch.tensor([[0]]), 4)
+    assert watched(ids, torch.zeros(1, 10))[0].isinf().nonzero()[:, 0].tolist() == [2]
