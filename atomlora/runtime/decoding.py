@@ -12,7 +12,7 @@ from atomlora.bases import Base
 from atomlora.errors import UsageError
 from atomlora.prompts import end_ids
 from atomlora.runtime.composition import Composition
-from atomlora.runtime.loops import LOOP_TOKENS, WATCHED_LOOP_TOKENS, no_loops
+from atomlora.runtime.loops import no_loops
 from atomlora.runtime.steadiness import Steadiness, UntilLost
 
 
@@ -148,9 +148,9 @@ def stream_steady(
 
 
 def _watch(base: Base, ids: torch.Tensor, composition: Composition | None, least: Sequence[float]) -> Steadiness:
-    run = WATCHED_LOOP_TOKENS if any(least) else LOOP_TOKENS
-    loops = no_loops(ids.shape[1], None if composition is None else composition.slots, run)
-    return Steadiness(torch.tensor(least, device=ids.device), end_ids(base.tokenizer, base.model), loops)
+    limits = torch.tensor(least, device=ids.device)
+    loops = no_loops(ids.shape[1], None if composition is None else composition.slots, limits > 0)
+    return Steadiness(limits, end_ids(base.tokenizer, base.model), loops)
 
 
 def _watched(watch: Steadiness, *criteria: Any) -> dict[str, Any]:

@@ -39,7 +39,13 @@ class NoLoops:
         return scores
 
 
-def no_loops(answer_start: int, slots: torch.Tensor | None, run: int = LOOP_TOKENS) -> list[Any]:
-    """The processors for a batch whose rows mount `slots` (B, k), -1 where empty; none where nothing is mounted."""
-    rows = None if slots is None else (slots >= 0).any(dim=1)
-    return [] if rows is None or not bool(rows.any()) else [NoLoops(answer_start, rows, run)]
+def no_loops(answer_start: int, slots: torch.Tensor | None, watched: torch.Tensor | None = None) -> list[Any]:
+    """The processors for a batch whose rows mount `slots` (B, k), -1 where empty; none where nothing is mounted.
+    `watched` (B,) bool: rows whose steadiness is watched, under the shorter rule; a row's rule is its own, whatever it
+    is decoded with."""
+    if slots is None:
+        return []
+    mounted = (slots >= 0).any(dim=1)
+    short = torch.zeros_like(mounted) if watched is None else mounted & watched
+    rules = ((WATCHED_LOOP_TOKENS, short), (LOOP_TOKENS, mounted & ~short))
+    return [NoLoops(answer_start, rows, run) for run, rows in rules if bool(rows.any())]

@@ -52,7 +52,10 @@ def test_it_forbids_what_a_search_forbids(said):
     assert forbidden(said) == ({run[-1] for run in runs if run[:-1] == tail})
 
 
-def test_a_run_of_another_length_is_forbidden_where_asked():
-    ids = torch.tensor([[*PROMPT, 3, 1, 2, 2, 5, 4, 3, 1, 2]])
-    (watched,) = no_loops(len(PROMPT), torch.tensor([[0]]), 4)
-    assert watched(ids, torch.zeros(1, 10))[0].isinf().nonzero()[:, 0].tolist() == [2]
+def test_each_row_has_the_rule_of_its_own():
+    """A watched row, one that is not, and one without atoms, in one batch."""
+    ids = torch.tensor([[*PROMPT, 3, 1, 2, 2, 5, 4, 3, 1, 2]] * 3)
+    scores = torch.zeros(3, 10)
+    for process in no_loops(len(PROMPT), torch.tensor([[0], [1], [-1]]), torch.tensor([True, False, True])):
+        scores = process(ids, scores)
+    assert scores.isinf().nonzero().tolist() == [[0, 2]]
