@@ -13,11 +13,9 @@ any side when greedy decoding under teacher forcing gives all its answers under 
 steps). Seconds are CPU time of the process; wall time stands beside it.
 """
 
-# ruff: noqa: E402
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import platform
@@ -32,10 +30,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-# transformers probes for a package called `kernels`, which the benchmark of that name must not answer.
-sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).resolve().parent]
-
 import torch
+from beside import beside
 
 from atomlora.atom import Target, digest_json
 from atomlora.bases import EMBEDDED_BASE, Base, load_base
@@ -52,10 +48,7 @@ from atomlora.prompts import common_prefix
 from atomlora.questions.types import Question
 from atomlora.settings import CompileSettings
 
-# This folder is no longer searched, so its other file is loaded by path.
-spec = importlib.util.spec_from_file_location("peft_loop", Path(__file__).with_name("peft_loop.py"))
-plain = sys.modules["peft_loop"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(plain)
+plain = beside("peft_loop")
 Cost, peft_loop, tuned_peft = plain.Cost, plain.peft_loop, plain.tuned_peft
 
 REFERENCE_GFLOPS = 57.0

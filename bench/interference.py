@@ -20,11 +20,9 @@ Off topic, the same operators with k random atoms on general questions that no t
 token of the base's answer in nats, and the share of greedy answers that stay the same.
 """
 
-# ruff: noqa: E402
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import platform
 import sys
@@ -32,14 +30,11 @@ import time
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from types import ModuleType
 from typing import Any
-
-# transformers probes for a package called `kernels`, which the benchmark of that name must not answer.
-sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).resolve().parent]
 
 import numpy as np
 import torch
+from beside import beside
 
 from atomlora import compile_corpus
 from atomlora.bases import cache_folder
@@ -53,17 +48,6 @@ from atomlora.interference.unseen_questions import UNSEEN_QUESTIONS
 from atomlora.metrics import bootstrap_interval, contains, mean
 from atomlora.prompts import chat_prompt
 from atomlora.store import Store
-
-
-def beside(name: str) -> ModuleType:
-    """Another file of this folder, which is no longer searched."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
 
 stacks, merges, plots = beside("stacks"), beside("merges"), beside("interference_plots")
 Found, SUMS, World, company = stacks.Found, stacks.SUMS, stacks.World, stacks.company

@@ -5,26 +5,20 @@ PEFT's base layer is replaced by one that costs next to nothing, so every figure
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import peft
 import torch
+from beside import beside
 from peft.tuners.lora.arrow import ArrowLoraLinearLayer
 
 from atomlora.kernels import AdapterPool, FactorPool, reference, sum_delta
 
-_spec = importlib.util.spec_from_file_location("kernel_sgmv", Path(__file__).with_name("kernel_sgmv.py"))
-assert _spec is not None
-assert _spec.loader is not None
-sgmv = sys.modules["kernel_sgmv"] = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(sgmv)
+sgmv = beside("kernel_sgmv")
 
 RANK = 4
 # PEFT holds an adapter for each row of each of these; they are made before the clock starts.

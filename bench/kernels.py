@@ -15,36 +15,22 @@ from __future__ import annotations
 import os
 import sys
 
-# ruff: noqa: E402 - threads and the import path are settled before anything heavy is imported.
-# This file must not be importable as `kernels`: transformers probes for a package of that name.
-sys.path[:] = [entry for entry in sys.path if not os.path.isfile(os.path.join(entry, "kernels.py"))]
+# Threads are settled before anything heavy is imported.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import argparse
-import importlib.util
 import json
 import platform
 import statistics
 import time
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from beside import beside
 
 from atomlora.kernels import AdapterPool, FactorPool, available_backends, sum_delta, warm_up
-
-
-def beside(name: str) -> Any:
-    """A module of this folder, which is not on the import path."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
-
 
 rivals, timing = beside("kernel_rivals"), beside("kernel_timing")
 

@@ -10,7 +10,6 @@ at a time, so that a noisy machine burdens all alike: CPU seconds, medians, rati
 Needs atomlora[quantised]; a kind whose package is missing is left out and named.
 """
 
-# ruff: noqa: E402
 from __future__ import annotations
 
 import argparse
@@ -22,13 +21,10 @@ import statistics
 import sys
 import time
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
-# transformers probes for a package called `kernels`, which the benchmark of that name must not answer.
-sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).resolve().parent]
-
 import torch
+from beside import beside
 
 from atomlora.bases import EMBEDDED_BASE, Base, load_base
 from atomlora.errors import BaseModelError
@@ -96,11 +92,7 @@ def parity(plain: Base, other: Base, questions: list[str], tokens: int) -> dict[
 
 def trained(base: Base, count: int) -> dict[str, Any]:
     """`count` atoms on this base, by the trainer of bench/compile.py; the pool is trained or taken from the cache."""
-    spec = importlib.util.spec_from_file_location("compile_bench", Path(__file__).with_name("compile.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    bench = sys.modules["compile_bench"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(bench)
+    bench = beside("compile")
     settings = CompileSettings()
     place, apart = bench.prepared(base, settings)
     cost = bench.ours(place, [bench.job_of(base, draft) for draft in bench.chosen_drafts(count)], settings.slots)

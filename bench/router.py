@@ -14,26 +14,23 @@ the threshold that would have been best. ECE: of the gates of routed atoms, and 
 scale: bench/router_scale.py. Real keys are those of the sets that are there, or of the sample corpus.
 """
 
-# ruff: noqa: E402
 from __future__ import annotations
 
 import os
 import sys
 from pathlib import Path
 
-# transformers probes for a package called `kernels`, which the benchmark of that name must not answer.
-sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).resolve().parent]
+from beside import beside
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import argparse
-import importlib.util
 import json
 import platform
 import resource
 import time
 from collections.abc import Sequence
 from importlib.metadata import version
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -45,17 +42,6 @@ from atomlora.metrics import bootstrap_interval
 from atomlora.router import GENERAL_QUESTIONS, Router, RouterSettings, fit_calibration, load_embedder
 from atomlora.router.calibrate import stopping_threshold
 from atomlora.router.logistic import calibration_error
-
-
-def beside(name: str) -> ModuleType:
-    """Another file of this folder, which is no longer searched."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
 
 sets, rivals, scale = beside("router_sets"), beside("router_rivals"), beside("router_scale")
 Ranked, TOP = rivals.Ranked, rivals.TOP

@@ -7,17 +7,16 @@ An atom is right when it holds the answer and comes from the passage (or documen
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import re
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
+from beside import beside
 
 from atomlora.atom import Atom, Provenance, TrainRecord, digest_json
 from atomlora.corpora import Document, read_corpus, sample_path, split_document
@@ -30,16 +29,6 @@ from atomlora.runtime.keys import store_documents, store_keys
 from atomlora.store import Store
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
-
-
-def beside(name: str) -> ModuleType:
-    """Another file of this folder, which is not on the import path."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 SQUAD_TITLES = slice(16, 24)
