@@ -35,31 +35,22 @@ def recalibrate(store: Path, alpha: float = 0.05, foreign: Sequence[str] = ()) -
 
     `alpha`: the share of answerable questions that may be given up for silence. `foreign`: questions that the store
     does not cover, beside the general ones. Raises UsageError for an `alpha` outside of (0, 1), StoreError for a store
-    without keys, BaseModelError where its embedder is not there.
+    without keys, BaseModelError where the embedder that made them is not there.
     """
-    from atomlora.router import GENERAL_QUESTIONS, fit_calibration, load_embedder
-    from atomlora.runtime.keys import KEY_CACHE, TOKEN_CACHE, store_documents, store_keys
+    from atomlora.router import GENERAL_QUESTIONS
+    from atomlora.runtime.keys import fit_store_calibration, kept_keys, open_embedder
 
     if not 0 < alpha < 1:
         raise UsageError(f"--alpha must lie between 0 and 1, not {alpha:g}")
     with Store.writer(store) as writer, Store.open(store) as opened:
-        manifest, atoms = opened.manifest, list(opened.atoms())
-        embeddings, positions = opened.keys()
-        if not len(positions):
+        atoms = list(opened.atoms())
+        keys = kept_keys(opened, atoms)
+        if not keys[2]:
             raise StoreError(f"{store}: no atom of it is routed, so there is nothing to calibrate; compile documents")
-        fitted = fit_calibration(
-            load_embedder(manifest.embedder.name),
-            embeddings,
-            positions,
-            [text for _, text in store_keys(atoms)],
-            general=(*GENERAL_QUESTIONS, *foreign),
-            alpha=alpha,
-            documents=store_documents(atoms),
-            token_cache=store / "cache" / TOKEN_CACHE,
-            cache=store / "cache" / KEY_CACHE,
-        )
+        general = (*GENERAL_QUESTIONS, *foreign)
+        fitted = fit_store_calibration(open_embedder(opened), atoms, keys, store, general=general, alpha=alpha)
+        before = opened.manifest.calibration.get("threshold")
         written = writer.recommit(atoms, f"recalibrated, alpha {alpha:g}", calibration=fitted.model_dump(mode="json"))
-    before = manifest.calibration.get("threshold")
     return Recalibrated(
         store=str(store),
         version=written.version,

@@ -12,8 +12,8 @@ from atomlora.compiler.plan import Plan
 from atomlora.conflicts.find import find_conflicts
 from atomlora.conflicts.newest import first_seen
 from atomlora.conflicts.records import ConflictRecord
-from atomlora.router import Embedder, fit_calibration
-from atomlora.runtime.keys import KEY_CACHE, TOKEN_CACHE, store_documents, store_keys
+from atomlora.router import Embedder
+from atomlora.runtime.keys import fit_store_calibration, store_keys
 from atomlora.store import Manifest, Store, StoreWriter
 
 RECALIBRATE_SHARE = 0.05  # of the atoms: when more than these have changed, gates are fitted anew
@@ -34,20 +34,13 @@ def routing_of(atoms: Sequence[Atom], plan: Plan, writer: StoreWriter) -> Routin
     ids = {atom.id for atom in atoms}
     changed = _changed(writer.head, plan, len(ids ^ {atom.id for atom in plan.current}), len(ids))
     keys = store_keys(atoms)
-    embeddings = _embeddings([text for _, text in keys], plan.embedder, writer)
+    texts = [text for _, text in keys]
+    embeddings = _embeddings(texts, plan.embedder, writer)
     positions = np.array([position for position, _ in keys], dtype=np.int32)
     if changed is not None and writer.head is not None:
         return Routing((embeddings, positions), dict(writer.head.calibration), changed)
-    calibration = fit_calibration(
-        plan.embedder,
-        embeddings,
-        positions,
-        [text for _, text in keys],
-        documents=store_documents(atoms),
-        token_cache=writer.path / "cache" / TOKEN_CACHE,
-        cache=writer.path / "cache" / KEY_CACHE,
-    )
-    return Routing((embeddings, positions), calibration.model_dump(mode="json"), 0)
+    fitted = fit_store_calibration(plan.embedder, atoms, (embeddings, positions, texts), writer.path)
+    return Routing((embeddings, positions), fitted.model_dump(mode="json"), 0)
 
 
 def found_conflicts(atoms: Sequence[Atom], keys: Keys, writer: StoreWriter) -> list[ConflictRecord]:

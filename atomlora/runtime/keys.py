@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from atomlora.atom import Atom, Provenance
 from atomlora.errors import BaseModelError, StoreError
 
 if TYPE_CHECKING:
-    from atomlora.router import AtomAttributes, Embedder, Place, RouteFilter, Router, RouterSettings
+    import numpy as np
+
+    from atomlora.router import AtomAttributes, Calibration, Embedder, Place, RouteFilter, Router, RouterSettings
     from atomlora.store import Store
 
 # In the store's cache folder: token states for late interaction, which compiling may make ahead
@@ -96,6 +98,53 @@ def store_documents(atoms: Sequence[Atom]) -> list[str]:
     ]
 
 
+def open_embedder(store: Store, embedder: Embedder | None = None) -> Embedder:
+    """The embedder that made the store's keys, loaded unless given; BaseModelError, naming both, for another one."""
+    from atomlora.router import load_embedder
+
+    wanted = store.manifest.embedder
+    embedder = embedder or load_embedder(wanted.name)
+    if embedder.fingerprint != wanted.fingerprint:
+        raise BaseModelError(
+            f"{store.path} was compiled with embedder {wanted.name!r} "
+            f"({wanted.fingerprint[:12]}…), not {embedder.name!r} ({embedder.fingerprint[:12]}…); "
+            "open it with that embedder or compile it again"
+        )
+    return embedder
+
+
+def kept_keys(store: Store, atoms: Sequence[Atom]) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """A version's keys: embeddings float32 (n, d), positions int32 (n,) and texts. StoreError when they were made from
+    other texts than `store_keys` gives of its `atoms`, which are in the catalogue's order."""
+    embeddings, positions = store.keys()
+    keys = store_keys(atoms)
+    if positions.tolist() != [position for position, _ in keys]:
+        raise StoreError(f"{store.path}: its keys do not fit its atoms; compile it again with this atomlora")
+    return embeddings, positions, [text for _, text in keys]
+
+
+def fit_store_calibration(
+    embedder: Embedder,
+    atoms: Sequence[Atom],
+    keys: tuple[np.ndarray, np.ndarray, Sequence[str]],
+    path: Path,
+    **choices: Any,
+) -> Calibration:
+    """The calibration of a version of the store at `path` with these atoms and keys (embeddings, positions, texts); its
+    caches are used and made ahead. `choices`: of `atomlora.router.fit_calibration`."""
+    from atomlora.router import fit_calibration
+
+    cache = path / "cache"
+    return fit_calibration(
+        embedder,
+        *keys,
+        documents=store_documents(atoms),
+        token_cache=cache / TOKEN_CACHE,
+        cache=cache / KEY_CACHE,
+        **choices,
+    )
+
+
 def open_router(
     store: Store,
     atoms: Sequence[Atom],
@@ -107,20 +156,11 @@ def open_router(
     Raises BaseModelError when the embedder is not the one that made the keys, naming both; StoreError when
     the keys were made from other texts than `store_keys` gives.
     """
-    from atomlora.router import Calibration, Router, load_embedder
+    from atomlora.router import Calibration, Router
 
-    manifest = store.manifest
-    embedder = embedder or load_embedder(manifest.embedder.name)
-    if embedder.fingerprint != manifest.embedder.fingerprint:
-        raise BaseModelError(
-            f"{store.path} was compiled with embedder {manifest.embedder.name!r} "
-            f"({manifest.embedder.fingerprint[:12]}…), not {embedder.name!r} ({embedder.fingerprint[:12]}…); "
-            "open it with that embedder or compile it again"
-        )
-    embeddings, positions = store.keys()
-    keys = store_keys(atoms)
-    if positions.tolist() != [position for position, _ in keys]:
-        raise StoreError(f"{store.path}: its keys do not fit its atoms; compile it again with this atomlora")
+    embedder = open_embedder(store, embedder)
+    embeddings, positions, texts = kept_keys(store, atoms)
+    calibration = store.manifest.calibration
     cache: Path | None
     token_cache: Path | None
     try:
@@ -132,8 +172,8 @@ def open_router(
         embeddings,
         positions,
         [atom.id for atom in atoms],
-        [text for _, text in keys],
-        Calibration.model_validate(manifest.calibration) if manifest.calibration else None,
+        texts,
+        Calibration.model_validate(calibration) if calibration else None,
         settings,
         cache=cache,
         documents=store_documents(atoms),

@@ -56,3 +56,12 @@ def test_a_share_out_of_range_is_refused(run, store, alpha):
     assert result.exit_code == 2
     assert "--alpha" in result.stderr
     assert state(store)[0].version == before
+
+
+def test_another_embedder_of_that_name_is_refused(run, store, words):
+    words.fingerprint = "0" * 64
+    before = state(store)[0].version
+    result = run("recalibrate", store)
+    assert result.exit_code == 1
+    assert "was compiled with embedder" in result.stderr
+    assert state(store)[0].version == before

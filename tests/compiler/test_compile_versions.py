@@ -41,8 +41,8 @@ def test_a_small_edit_keeps_the_calibration(compile_, documents, tmp_path, monke
     assert second.stats["atoms_since_calibration"] == 2  # one came, one went
     edit(documents, "at 10 every", "at 14 every")
     calls = []
-    fit = module.fit_calibration
-    monkeypatch.setattr(module, "fit_calibration", lambda *a, **k: calls.append(1) or fit(*a, **k))
+    fit = module.fit_store_calibration
+    monkeypatch.setattr(module, "fit_store_calibration", lambda *a, **k: calls.append(1) or fit(*a, **k))
     compile_()
     assert Store.open(tmp_path / "store").manifest.stats["atoms_since_calibration"] == 0  # four are too many
     assert calls == [1]
