@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict
 
 from atomlora import metrics
+from atomlora.defaults import MAX_NEW_TOKENS, TOP_K
 from atomlora.errors import InputError
 from atomlora.golden import read_jsonl, text_field, texts_field
 from atomlora.turns import turns
@@ -132,8 +133,8 @@ def regression(
     cases: Sequence[RegressionCase],
     limits: Limits | None = None,
     *,
-    top_k: int = 4,
-    max_new_tokens: int = 96,
+    top_k: int = TOP_K,
+    max_new_tokens: int = MAX_NEW_TOKENS,
     labels: Sequence[str] = (),
     on_case: Callable[[Compared], None] | None = None,
 ) -> RegressionReport:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from atomlora.defaults import MAX_NEW_TOKENS, STEADY, TOP_K
 from atomlora.errors import UsageError
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ device_option = click.option(
     "--device", default="auto", show_default=True, callback=_device, help="auto, cpu, cuda, cuda:1…"
 )
 top_k_option = click.option(
-    "--top-k", default=4, show_default=True, type=click.IntRange(min=1), help="Atoms that may take part."
+    "--top-k", default=TOP_K, show_default=True, type=click.IntRange(min=1), help="Atoms that may take part."
 )
 hops_option = click.option(
     "--hops",
@@ -71,7 +72,11 @@ hops_option = click.option(
     help="Rounds of routing: 2 also finds what is said of the names that the first atoms bring in.",
 )
 new_tokens_option = click.option(
-    "--max-new-tokens", default=96, show_default=True, type=click.IntRange(min=1), help="Most tokens of a statement."
+    "--max-new-tokens",
+    default=MAX_NEW_TOKENS,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Most tokens of a statement.",
 )
 quantisation_option = click.option(
     "--base-quantisation",
@@ -129,7 +134,7 @@ off_topic_option = click.option(
 )
 steady_option = click.option(
     "--steady",
-    default=0.5,
+    default=STEADY,
     show_default=True,
     type=click.FloatRange(0, 1, max_open=True),
     help="Where a token of a statement is less likely, ask its atom again in a trained wording; 0: never.",
