@@ -14,6 +14,7 @@ from atomlora.metrics import AnswerRule
 
 _FORMS = ("answer", "answers", "answers_all")
 _EXAMPLE = 'write {"question": "…", "answer": "…", "source": "…"}'
+_ASKED = 'write {"question": "…"}'
 
 
 class GoldenQuestion(BaseModel):
@@ -44,8 +45,8 @@ def load_golden(path: Path, limit: int | None = None) -> list[GoldenQuestion]:
 def read_questions(path: Path, data: bytes | None = None) -> Iterator[str]:
     """The `question` of every line of a jsonl file (or of `data`, called `path` in messages), whatever else
     the line holds. Raises InputError naming file and line."""
-    for place, record in read_jsonl(path, data):
-        yield text_field(record, "question", place)
+    for place, record in read_jsonl(path, data, _ASKED):
+        yield text_field(record, "question", place, _ASKED)
 
 
 def read_jsonl(path: Path, data: bytes | None = None, example: str = _EXAMPLE) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -110,7 +110,7 @@ def load_cases(path: Path) -> list[RegressionCase]:
     """The cases of a jsonl file of `{"prompt" | "question", "answer" | "answers"?, "refuse"?}`. Raises InputError
     naming file and line."""
     cases = []
-    for place, record in read_jsonl(path):
+    for place, record in read_jsonl(path, example=_FORM):
         named = "prompt" if "prompt" in record else "question"
         refuse = record.get("refuse", False)
         if not isinstance(refuse, bool):
@@ -119,10 +119,10 @@ def load_cases(path: Path) -> list[RegressionCase]:
             raise InputError(f"{place}: has answer and answers; give one of them")
         answers: tuple[str, ...] = ()
         if "answer" in record:
-            answers = (text_field(record, "answer", place),)
+            answers = (text_field(record, "answer", place, _FORM),)
         elif "answers" in record:
             answers = texts_field(record, "answers", place)
-        cases.append(RegressionCase(prompt=text_field(record, named, place), answers=answers, refuse=refuse))
+        cases.append(RegressionCase(prompt=text_field(record, named, place, _FORM), answers=answers, refuse=refuse))
     if not cases:
         raise InputError(f"{path}: holds no prompt; {_FORM}, one a line")
     return cases

@@ -53,6 +53,20 @@ class StorePath(_ParamType):
         return str(value)
 
 
+class OutputPath(click.Path):
+    """A file or folder to write, as a Path; an address, which a Path would take for folders of this machine, is
+    refused with the `remedy`."""
+
+    def __init__(self, remedy: str = "give a path", dir_okay: bool = True) -> None:
+        super().__init__(path_type=Path, dir_okay=dir_okay)
+        self.remedy = remedy
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if "://" in str(value):
+            self.fail(f"{value}: an address cannot be written to here; {self.remedy}", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 store_argument = click.argument("store", type=StorePath(addresses=True))
 folder_argument = click.argument("store", type=StorePath(addresses=False))
 at_option = click.option("--at", "version", metavar="VERSION", help="A version's start, a tag, HEAD, or one~N.")

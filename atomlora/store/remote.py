@@ -54,7 +54,10 @@ class Remote:
 
             self._fs, root = fsspec.core.url_to_fs(self.url)
         except Exception as error:  # backends may connect here, each with errors of its own
-            raise StoreError(f"{url}: cannot be opened ({type(error).__name__}: {error})") from error
+            raise StoreError(
+                f"{url}: cannot be opened ({type(error).__name__}: {error}); give a folder, or an address such "
+                "as s3://BUCKET/NAME"
+            ) from error
         self._root = str(root).rstrip("/")
 
     def sizes(self, folder: str) -> dict[str, int]:

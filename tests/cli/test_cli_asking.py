@@ -119,9 +119,26 @@ def test_bad_batches_name_file_and_line(run, store, tmp_path):
         path.write_text(content)
         result = run("ask", store, "--batch", path)
         assert (result.exit_code, message in result.stderr) == (1, True)
+        assert "answer" not in result.stderr  # the form shown is that of a batch
     path.write_bytes(b'{"question": "\xff"}')
     assert "not UTF-8" in run("ask", store, "--batch", path).stderr
     assert "absent.jsonl" in run("ask", store, "--batch", tmp_path / "absent.jsonl").stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "exit_code", "message"),
+    [
+        (("--reader", "nowhere"), 2, "--reader nowhere: reader.json cannot be read"),
+        (("--reader", "none", "--style", "short"), 2, "--style short: there is no reader"),
+    ],
+)
+def test_a_reader_that_is_not_there_is_said_of_any_question(run, store, monkeypatch, options, exit_code, message):
+    from atomlora.router.calibrate import Calibration
+
+    monkeypatch.setattr(Calibration, "confidence", lambda *_: -1.0)  # nothing of the store would be read
+    result = run("ask", store, QUESTION, *options, *FEW)
+    assert (result.exit_code, result.stdout) == (exit_code, "")
+    assert message in result.stderr
 
 
 def test_missing_store(run, tmp_path):

@@ -170,6 +170,17 @@ def test_wrong_options(run, compiler, tmp_path, option, value):
     assert compiler == {}
 
 
+def test_an_address_is_no_folder_to_write(run, compiler, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for command in (("compile", "docs"), ("questions", "docs"), ("adapt", "data.jsonl"), ("sample", "kestrin")):
+        result = run(*command, "-o", "s3://bucket/store")
+        assert result.exit_code == 2
+        assert "s3://bucket/store: an address cannot be written to" in result.stderr
+        assert ("atomlora push" in result.stderr) == (command[0] == "compile")
+    assert compiler == {}
+    assert not list(tmp_path.iterdir())
+
+
 def test_rounds_of_questions(run, compiler, tmp_path):
     assert run("compile", "d", "-o", tmp_path / "s", "--question-rounds", 2).exit_code == 0
     assert compiler["settings"] == CompileSettings(question_rounds=2)

@@ -62,6 +62,13 @@ def atoms(tmp_path):
         return {atom.id: atom for atom in store.atoms()}
 
 
+def test_a_store_behind_an_address_is_refused(tiny_world, documents, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StoreError, match=r"s3://bucket/store: addresses are read-only.*atomlora push"):
+        compile_corpus([documents], "s3://bucket/store", RUSHED, base=tiny_world.base, device="cpu")
+    assert not (tmp_path / "s3:").exists()
+
+
 def test_first_compile_learns_and_tells(compile_, tmp_path, documents, trained):
     told = []
     report = compile_(settings=SETTINGS, on_progress=told.append)
