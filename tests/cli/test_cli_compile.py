@@ -100,6 +100,12 @@ def test_options_of_behaviours_need_examples(run, compiler, tmp_path, wrong):
     assert compiler == {}
 
 
+def test_an_empty_tenant_is_said_to_be_empty(run, compiler, tmp_path):
+    result = run("compile", "docs", "-o", tmp_path / "s", "--tenant", " ")
+    assert (result.exit_code, compiler) == (2, {})
+    assert "--tenant: is empty" in result.stderr
+
+
 def test_summary_and_what_went_wrong(run, compiler, tmp_path):
     result = run("compile", "docs", "-o", tmp_path / "s")
     assert result.stdout == (
