@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from atomlora.defaults import MAX_NEW_TOKENS, STEADY, TOP_K
-from atomlora.errors import UsageError
+from atomlora.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from atomlora.model import AtomLoRA
@@ -69,7 +70,9 @@ class OutputPath(click.Path):
 
 store_argument = click.argument("store", type=StorePath(addresses=True))
 folder_argument = click.argument("store", type=StorePath(addresses=False))
-at_option = click.option("--at", "version", metavar="VERSION", help="A version's start, a tag, HEAD, or one~N.")
+at_option = click.option(
+    "--at", "version", metavar="VERSION", help="A version: the start of its name, a tag, HEAD, or one of these~N."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 base_option = click.option("--base", help="Where the store's base lies, if elsewhere: folder or hub id.")
 device_option = click.option(
@@ -187,6 +190,17 @@ def open_model(store: Path | str, base: str | None, device: str, *, hops: int = 
 
         settings["router"] = RouterSettings(hops=hops)
     return AtomLoRA.open(store, base, device, **settings)
+
+
+def check_place(option: str, path: Path | None) -> None:
+    """InputError when no file can be written at `path`, which is known before anything is computed."""
+    if path is None:
+        return
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise InputError(f"{option} {path}: its folder is not there; make it, or name another")
+    if path.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
+        raise InputError(f"{option} {path}: cannot be written; name a file that you may write to")
 
 
 def read_question(question: str) -> str:

@@ -188,3 +188,25 @@ def test_hops_reach_the_router(run, store):
         assert json.loads(result.stdout)["atoms"]
         assert run("ask", store, question, "--hops", hops, *FEW).exit_code == 0
     assert run("route", store, question, "--hops", "0").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("eval", "STORE", "GOLDEN", "--predictions", "PLACE"),
+        ("eval", "STORE", "GOLDEN", "--regression", "--predictions", "PLACE"),
+        ("check", "STORE", "--html", "PLACE"),
+        ("questions", "docs", "-o", "PLACE"),
+    ],
+)
+@pytest.mark.parametrize("missing", ["no/such/file", "locked/file"])
+def test_a_file_that_could_not_be_written_is_named_first(run, store, golden, tmp_path, monkeypatch, command, missing):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "locked").mkdir()
+    monkeypatch.setattr("os.access", lambda path, _mode: "locked" not in str(path))  # root may write anywhere
+    monkeypatch.setattr("atomlora.model.AtomLoRA.open", lambda *_a, **_k: pytest.fail("the store was opened"))
+    places = {"STORE": store, "GOLDEN": golden, "PLACE": missing}
+    result = run(*(places.get(argument, argument) for argument in command))
+    assert result.exit_code == 1
+    assert f"{command[-2]} {missing}: " in result.stderr
+    assert ("its folder is not there" if missing[0] == "n" else "cannot be written") in result.stderr
