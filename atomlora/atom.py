@@ -62,6 +62,7 @@ class TrainRecord(Record):
 
     @property
     def passed(self) -> bool:
+        """Whether every trained answer was learnt."""
         return not self.failed_questions
 
 
@@ -98,6 +99,7 @@ class Atom(Record):
 
     @property
     def scaling(self) -> float:
+        """s of s · B A: alpha / rank."""
         return self.alpha / self.rank
 
 

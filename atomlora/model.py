@@ -199,6 +199,7 @@ class AtomLoRA:
 
     @property
     def router(self) -> Router:
+        """The index over the version's keys; BaseModelError where the embedder is not the store's."""
         from atomlora.runtime.keys import open_router
 
         atoms = self.atoms
@@ -209,6 +210,7 @@ class AtomLoRA:
 
     @property
     def composer(self) -> Composer:
+        """What chooses from routes and mounts atoms on the base, which it loads."""
         from atomlora.composer import Composer
 
         return self._part(

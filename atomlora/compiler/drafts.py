@@ -28,9 +28,11 @@ class Draft:
 
     @property
     def key(self) -> tuple[str, str, tuple[str, ...]]:
+        """What tells drafts of one compile apart."""
         return self.title, self.text, self.headings
 
     def identity(self, base_fingerprint: str, recipe: str) -> str:
+        """The id of the atom that is trained from it."""
         return atom_identity(base_fingerprint, recipe, self.title, self.headings, self.text, self.questions)
 
 

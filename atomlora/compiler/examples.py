@@ -66,11 +66,6 @@ def behaviour_drafts(files: Sequence[Path], mount: str) -> list[Draft]:
     return [_draft(path, how, labels) for path in files]
 
 
-def behaviour_of(atom_labels: Sequence[str], mount: Mount) -> str:
-    """How a behaviour atom is mounted, in the words of --mount."""
-    return "always" if mount == "always" else f"label:{','.join(atom_labels)}"
-
-
 def _draft(path: Path, mount: Mount, labels: tuple[str, ...]) -> Draft:
     examples = load_examples(path)
     sha256 = digest(path.read_bytes())
