@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from atomlora.corpora.dates import DateOrigin
 from atomlora.questions.types import Question
 
+BEHAVIOUR = "behaviour"  # the type of atoms that are trained from examples
 Mount = Literal["routed", "always", "label"]
 """When an atom is mounted: when the router finds it (knowledge), always, or when a label of its own is asked for."""
 

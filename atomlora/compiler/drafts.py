@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from atomlora.atom import Atom, Mount, Provenance, atom_identity
+from atomlora.atom import BEHAVIOUR, Atom, Mount, Provenance, atom_identity
 from atomlora.corpora import Passage
 from atomlora.questions.types import Question
-
-BEHAVIOUR = "behaviour"  # the type of atoms that are trained from examples
 
 
 @dataclass(frozen=True)

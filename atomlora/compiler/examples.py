@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from atomlora.atom import Mount, Provenance
-from atomlora.compiler.drafts import BEHAVIOUR, Draft
+from atomlora.atom import BEHAVIOUR, Mount, Provenance
+from atomlora.compiler.drafts import Draft
 from atomlora.corpora.builder import digest
 from atomlora.errors import InputError, UsageError
 from atomlora.questions.types import Question
