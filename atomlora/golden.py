@@ -65,12 +65,21 @@ def read_jsonl(path: Path, data: bytes | None = None, example: str = _EXAMPLE) -
             continue
         place = f"{path}, line {number}"
         try:
-            record = json.loads(line)
+            record = loads_text(line)
         except (ValueError, RecursionError) as error:
             raise InputError(f"{place}: is not JSON ({error}); {example}") from error
         if not isinstance(record, dict):
             raise InputError(f"{place}: is not a JSON object; {example}")
         yield place, record
+
+
+def loads_text(line: str) -> Any:
+    """What a line of JSON holds; ValueError for what is none, or holds half a character (a lone surrogate), which no
+    tokenizer takes."""
+    value = json.loads(line)
+    if "\\u" in line:
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
 
 
 def _question(record: dict[str, Any], place: str) -> GoldenQuestion:

@@ -205,9 +205,13 @@ def check_place(option: str, path: Path | None) -> None:
 
 def read_question(question: str) -> str:
     """The question as given, or standard input where it is `-`; UsageError when there is none."""
+    from atomlora.answers import is_text
+
     text = read_stdin() if question == "-" else question
     if not text.strip():
         raise UsageError("the question is empty; give a question, or - to read it from standard input")
+    if not is_text(text):
+        raise UsageError("the question is not UTF-8; check the terminal's encoding, or give - and UTF-8 on stdin")
     return text.strip()
 
 

@@ -90,6 +90,8 @@ def test_what_a_terminal_would_obey_is_left_out(run, store, monkeypatch):
         (["ask", "STORE", "  "], "question is empty"),
         (["ask", "STORE", "-"], "question is empty"),
         (["route", "STORE", ""], "question is empty"),
+        (["ask", "STORE", "caf\udce9?"], "not UTF-8"),
+        (["route", "STORE", "caf\udce9?"], "not UTF-8"),
         (["ask", "STORE", "x", "--top-k", "0"], "--top-k"),
         (["route", "STORE", "x", "--top-k", "0"], "--top-k"),
         (["ask", "STORE", "x", "--max-new-tokens", "0"], "--max-new-tokens"),
@@ -113,6 +115,7 @@ def test_bad_batches_name_file_and_line(run, store, tmp_path):
     for content, message in (
         ('{"question": "x"}\n{"question": ""}', "bad.jsonl, line 2"),
         ('{"question": "x"}\nnot json', "bad.jsonl, line 2"),
+        ('{"question": "\\ud83d"}', "surrogates not allowed"),
         ("[1]", "bad.jsonl, line 1"),
         ("\n", "holds no question"),
     ):
