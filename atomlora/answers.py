@@ -98,11 +98,23 @@ class Answer(AnswerPart):
     prompt_tokens: int
 
 
+def is_text(value: str) -> bool:
+    """Whether a string can be written as UTF-8: a lone surrogate, as bytes of another encoding on a command line give
+    and half an escaped pair in JSON, cannot, and no tokenizer takes it."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def check_request(questions: Sequence[str], mode: str, top_k: int, max_new_tokens: int, style: str) -> None:
     """UsageError for what cannot be asked."""
     for number, question in enumerate(questions):
         if not question.strip():
             raise UsageError(f"question {number + 1} of {len(questions)} is empty; give a question")
+        if not is_text(question):
+            raise UsageError(f"question {number + 1} of {len(questions)} holds half a character; give it as UTF-8")
     if mode not in MODES:
         raise UsageError(f"--mode {mode}: unknown; use {', '.join(MODES)}")
     if style not in STYLES:

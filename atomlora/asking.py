@@ -59,6 +59,7 @@ def prepare(model: AtomLoRA, questions: Sequence[str], how: How) -> list[Asked]:
 
     style = how.style or model.default_style
     check_request(questions, how.mode, how.top_k, how.max_new_tokens, style)
+    _check_reader(model, style)
     if how.mode == "none":
         routes = [Route(question=q, atoms=(), abstained=False, confidence=0.0) for q in questions]
     else:
@@ -152,15 +153,22 @@ def _rows(model: AtomLoRA, asked: Asked, max_new_tokens: int) -> list[Row]:
     return [Row(question, prompt, selection.whole() if mode == "both" else selection.bare())]
 
 
-def _reads(model: AtomLoRA, selection: Selection, style: Style) -> bool:
-    """Whether the reader answers: where there is something to read, and no behaviour whose tone it would lose."""
-    if style == "statement" or not selection.atoms or (style == "auto" and selection.beside):
-        return False
-    if model.reader is None and style == "short":
+def _check_reader(model: AtomLoRA, style: Style) -> None:
+    """UsageError where the style asks for a reader that is not there, whether or not anything will be read."""
+    if style == "statement":
+        return
+    reader = model.reader  # one that was named and is not there, or does not fit, is refused here
+    if reader is None and style == "short":
         raise UsageError(
             f"--style short: there is no reader for base {model.base.name!r}; train one with `atomlora adapt` and give "
             "--reader DIR"
         )
+
+
+def _reads(model: AtomLoRA, selection: Selection, style: Style) -> bool:
+    """Whether the reader answers: where there is something to read, and no behaviour whose tone it would lose."""
+    if style == "statement" or not selection.atoms or (style == "auto" and selection.beside):
+        return False
     return model.reader is not None
 
 

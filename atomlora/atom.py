@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from atomlora.corpora.dates import DateOrigin
 from atomlora.questions.types import Question
 
+BEHAVIOUR = "behaviour"  # the type of atoms that are trained from examples
 Mount = Literal["routed", "always", "label"]
 """When an atom is mounted: when the router finds it (knowledge), always, or when a label of its own is asked for."""
 
@@ -62,6 +63,7 @@ class TrainRecord(Record):
 
     @property
     def passed(self) -> bool:
+        """Whether every trained answer was learnt."""
         return not self.failed_questions
 
 
@@ -98,6 +100,7 @@ class Atom(Record):
 
     @property
     def scaling(self) -> float:
+        """s of s · B A: alpha / rank."""
         return self.alpha / self.rank
 
 

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from atomlora import metrics
 from atomlora.answers import Style
+from atomlora.defaults import MAX_NEW_TOKENS, TOP_K
 from atomlora.errors import InputError, UsageError
 from atomlora.full_context import REBUILT, Documents, Reply, ask_documents, rebuilder
 from atomlora.golden import GoldenQuestion
@@ -118,8 +119,8 @@ def evaluate(
     golden: Sequence[GoldenQuestion],
     modes: Sequence[EvalMode] = DEFAULT_MODES,
     *,
-    top_k: int = 4,
-    max_new_tokens: int = 96,
+    top_k: int = TOP_K,
+    max_new_tokens: int = MAX_NEW_TOKENS,
     batch_size: int = 16,
     style: Style | None = None,
     documents: Mapping[str, str] | None = None,

@@ -14,6 +14,7 @@ from atomlora.metrics import AnswerRule
 
 _FORMS = ("answer", "answers", "answers_all")
 _EXAMPLE = 'write {"question": "…", "answer": "…", "source": "…"}'
+_ASKED = 'write {"question": "…"}'
 
 
 class GoldenQuestion(BaseModel):
@@ -44,8 +45,8 @@ def load_golden(path: Path, limit: int | None = None) -> list[GoldenQuestion]:
 def read_questions(path: Path, data: bytes | None = None) -> Iterator[str]:
     """The `question` of every line of a jsonl file (or of `data`, called `path` in messages), whatever else
     the line holds. Raises InputError naming file and line."""
-    for place, record in read_jsonl(path, data):
-        yield text_field(record, "question", place)
+    for place, record in read_jsonl(path, data, _ASKED):
+        yield text_field(record, "question", place, _ASKED)
 
 
 def read_jsonl(path: Path, data: bytes | None = None, example: str = _EXAMPLE) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -64,12 +65,21 @@ def read_jsonl(path: Path, data: bytes | None = None, example: str = _EXAMPLE) -
             continue
         place = f"{path}, line {number}"
         try:
-            record = json.loads(line)
+            record = loads_text(line)
         except (ValueError, RecursionError) as error:
             raise InputError(f"{place}: is not JSON ({error}); {example}") from error
         if not isinstance(record, dict):
             raise InputError(f"{place}: is not a JSON object; {example}")
         yield place, record
+
+
+def loads_text(line: str) -> Any:
+    """What a line of JSON holds; ValueError for what is none, or holds half a character (a lone surrogate), which no
+    tokenizer takes."""
+    value = json.loads(line)
+    if "\\u" in line:
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
 
 
 def _question(record: dict[str, Any], place: str) -> GoldenQuestion:

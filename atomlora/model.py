@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from atomlora.answers import Answer, Mode, OffTopic, Style
 from atomlora.asking import Asked, How, answers, prepare
 from atomlora.conflicts.records import OnConflict, checked_choice
+from atomlora.defaults import MAX_NEW_TOKENS, STEADY, TOP_K
 from atomlora.opening import base_for, checked_off_topic, checked_steady, policies_for
 from atomlora.store import Store
 from atomlora.turns import adds
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from atomlora.runtime.composed import ComposedModel
 
 T = TypeVar("T")
-STEADY = 0.5
 
 
 class AtomLoRA:
@@ -104,8 +104,8 @@ class AtomLoRA:
         self,
         question: str,
         mode: Mode = "atoms",
-        top_k: int = 4,
-        max_new_tokens: int = 96,
+        top_k: int = TOP_K,
+        max_new_tokens: int = MAX_NEW_TOKENS,
         labels: Sequence[str] = (),
         style: Style | None = None,
         where: RouteFilter | None = None,
@@ -120,8 +120,8 @@ class AtomLoRA:
         self,
         questions: Sequence[str],
         mode: Mode = "atoms",
-        top_k: int = 4,
-        max_new_tokens: int = 96,
+        top_k: int = TOP_K,
+        max_new_tokens: int = MAX_NEW_TOKENS,
         labels: Sequence[str] = (),
         style: Style | None = None,
         where: RouteFilter | None = None,
@@ -138,8 +138,8 @@ class AtomLoRA:
         self,
         question: str,
         mode: Mode = "atoms",
-        top_k: int = 4,
-        max_new_tokens: int = 96,
+        top_k: int = TOP_K,
+        max_new_tokens: int = MAX_NEW_TOKENS,
         labels: Sequence[str] = (),
         style: Style | None = None,
         where: RouteFilter | None = None,
@@ -150,7 +150,7 @@ class AtomLoRA:
         (asked,) = prepare(self, [question], How(mode, top_k, max_new_tokens, labels, style, where))
         return self._stream(asked, max_new_tokens, start)
 
-    def route(self, question: str, top_k: int = 4, where: RouteFilter | None = None) -> Route:
+    def route(self, question: str, top_k: int = TOP_K, where: RouteFilter | None = None) -> Route:
         """Which atoms matter to the question, of those that `where` admits (default: those that belong to no tenant);
         needs the embedder only, not the base."""
         return self.router.route(question, top_k, where)
@@ -199,6 +199,7 @@ class AtomLoRA:
 
     @property
     def router(self) -> Router:
+        """The index over the version's keys; BaseModelError where the embedder is not the store's."""
         from atomlora.runtime.keys import open_router
 
         atoms = self.atoms
@@ -209,6 +210,7 @@ class AtomLoRA:
 
     @property
     def composer(self) -> Composer:
+        """What chooses from routes and mounts atoms on the base, which it loads."""
         from atomlora.composer import Composer
 
         return self._part(

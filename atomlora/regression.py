@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict
 
 from atomlora import metrics
+from atomlora.defaults import MAX_NEW_TOKENS, TOP_K
 from atomlora.errors import InputError
 from atomlora.golden import read_jsonl, text_field, texts_field
 from atomlora.turns import turns
@@ -109,7 +110,7 @@ def load_cases(path: Path) -> list[RegressionCase]:
     """The cases of a jsonl file of `{"prompt" | "question", "answer" | "answers"?, "refuse"?}`. Raises InputError
     naming file and line."""
     cases = []
-    for place, record in read_jsonl(path):
+    for place, record in read_jsonl(path, example=_FORM):
         named = "prompt" if "prompt" in record else "question"
         refuse = record.get("refuse", False)
         if not isinstance(refuse, bool):
@@ -118,10 +119,10 @@ def load_cases(path: Path) -> list[RegressionCase]:
             raise InputError(f"{place}: has answer and answers; give one of them")
         answers: tuple[str, ...] = ()
         if "answer" in record:
-            answers = (text_field(record, "answer", place),)
+            answers = (text_field(record, "answer", place, _FORM),)
         elif "answers" in record:
             answers = texts_field(record, "answers", place)
-        cases.append(RegressionCase(prompt=text_field(record, named, place), answers=answers, refuse=refuse))
+        cases.append(RegressionCase(prompt=text_field(record, named, place, _FORM), answers=answers, refuse=refuse))
     if not cases:
         raise InputError(f"{path}: holds no prompt; {_FORM}, one a line")
     return cases
@@ -132,8 +133,8 @@ def regression(
     cases: Sequence[RegressionCase],
     limits: Limits | None = None,
     *,
-    top_k: int = 4,
-    max_new_tokens: int = 96,
+    top_k: int = TOP_K,
+    max_new_tokens: int = MAX_NEW_TOKENS,
     labels: Sequence[str] = (),
     on_case: Callable[[Compared], None] | None = None,
 ) -> RegressionReport:

@@ -13,9 +13,8 @@ from collections.abc import Generator, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, NamedTuple
 
-from atomlora.compiler.drafts import draft_of
-from atomlora.compiler.wordings import training_wordings
 from atomlora.prompts import chat_prompt
+from atomlora.wordings import training_wordings
 
 if TYPE_CHECKING:
     from atomlora.atom import Atom
@@ -93,7 +92,7 @@ def reworded(model: AtomLoRA, row: Row) -> Row:
 
 def nearest_wording(atom: Atom, question: str, embedder: Embedder) -> str:
     """Of the wordings that the atom was trained on, the nearest to `question` by the embedder's cosine."""
-    wordings = list(dict.fromkeys(wording.question for wording in training_wordings(draft_of(atom))))
+    wordings = list(dict.fromkeys(wording.question for wording in training_wordings(atom)))
     vectors = embedder.encode([question, *wordings])
     return wordings[int((vectors[1:] @ vectors[0]).argmax())]
 

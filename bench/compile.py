@@ -42,11 +42,11 @@ from atomlora.compiler.shape import resolve_targets
 from atomlora.compiler.silence import SilenceBank
 from atomlora.compiler.trainer import AtomJob, Trainer
 from atomlora.compiler.trunk import Example, Trunk
-from atomlora.compiler.wordings import training_wordings
 from atomlora.corpora import SkippedFile, read_corpus, sample_path, split_document
 from atomlora.prompts import common_prefix
 from atomlora.questions.types import Question
 from atomlora.settings import CompileSettings
+from atomlora.wordings import training_wordings
 
 plain = beside("peft_loop")
 Cost, peft_loop, tuned_peft = plain.Cost, plain.peft_loop, plain.tuned_peft

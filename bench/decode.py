@@ -8,7 +8,6 @@ token by token, so that a noisy machine burdens both alike; `prefill_ratio` and 
 composed / bare over such pairs.
 """
 
-# ruff: noqa: E402
 from __future__ import annotations
 
 import argparse
@@ -18,12 +17,9 @@ import statistics
 import sys
 import time
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
-# transformers probes for a package called `kernels`, which the benchmark of that name must not answer.
-sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).resolve().parent]
-
+import beside  # noqa: F401 - takes this folder off the import path
 import numpy as np
 import torch
 

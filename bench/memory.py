@@ -12,14 +12,11 @@ from __future__ import annotations
 import argparse
 import json
 import resource
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-# ruff: noqa: E402 - the import path is settled before anything heavy is imported.
-# Not this folder: transformers probes for a package called `kernels`, which kernels.py here is not.
-sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
+import beside  # noqa: F401 - takes this folder off the import path
 
 from atomlora import compile_corpus
 from atomlora.bases import EMBEDDED_BASE

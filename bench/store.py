@@ -30,9 +30,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-# ruff: noqa: E402 - the import path is settled before anything heavy is imported.
-sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
-
+import beside  # noqa: F401 - takes this folder off the import path
 import numpy as np
 
 from atomlora.atom import Atom, Provenance, Target, TrainRecord, record_size

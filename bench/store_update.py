@@ -16,14 +16,12 @@ import argparse
 import json
 import os
 import shutil
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-# ruff: noqa: E402 - the import path is settled before anything heavy is imported.
-sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
+import beside  # noqa: F401 - takes this folder off the import path
 
 from atomlora import AtomLoRA, CompileSettings, compile_corpus
 from atomlora.golden import load_golden

@@ -145,6 +145,7 @@ class AdapterPool:
 
     @property
     def stats(self) -> PoolStats:
+        """What the pool holds now, and how often what was acquired was there already."""
         with self._lock:
             return PoolStats(
                 hits=self._hits,

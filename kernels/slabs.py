@@ -76,6 +76,7 @@ class SlotMemory:
 
     @property
     def size_bytes(self) -> int:
+        """Bytes of all slots together."""
         return self._slab.numel()
 
     def stored(self, values: Any) -> tuple[np.ndarray, np.ndarray | None]:

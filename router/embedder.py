@@ -31,13 +31,19 @@ class Embedder(Protocol):
     """What the router asks of an embedder. `fingerprint` changes whenever the vectors would."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """As `load_embedder` takes it."""
+        ...
 
     @property
-    def fingerprint(self) -> str: ...
+    def fingerprint(self) -> str:
+        """sha256, hexadecimal, over what makes the vectors."""
+        ...
 
     @property
-    def dimension(self) -> int: ...
+    def dimension(self) -> int:
+        """Length of a vector."""
+        ...
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """float32 (len(texts), dimension), rows of length 1."""

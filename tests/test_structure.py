@@ -59,6 +59,19 @@ def test_lower_parts_know_only_errors_and_themselves(folder: str) -> None:
     assert not strays
 
 
+def test_asking_does_not_know_the_compiler() -> None:
+    """A store is asked where nothing is trained; what both sides know (wordings, records) stands below them."""
+    asking = ("model", "opening", "asking", "statements", "turns", "modes", "composer", "answers", "wordings")
+    below = ("atomlora/runtime", "atomlora/store", "atomlora/conflicts", "atomlora/questions", *MAPPED)
+    strays = [
+        f"{shown(path)}: {name}"
+        for path in (*source_files(*below), *(ROOT / "atomlora" / f"{name}.py" for name in asking))
+        for _, name in imported_names(path)
+        if within(name, "atomlora.compiler", "atomlora.cli")
+    ]
+    assert not strays
+
+
 def test_errors_import_nothing() -> None:
     assert {name for _, name in imported_names(ROOT / "atomlora/errors.py")} <= {"__future__.annotations"}
 

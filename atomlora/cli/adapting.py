@@ -13,7 +13,7 @@ from atomlora.cli import options
 
 @click.command()
 @click.argument("data", type=click.Path(path_type=Path))
-@click.option("-o", "--output", "out", required=True, type=click.Path(path_type=Path), help="The reader's folder.")
+@click.option("-o", "--output", "out", required=True, type=options.OutputPath(), help="The reader's folder.")
 @click.option("--base", default=EMBEDDED_BASE, show_default=True, help="Base model: name, folder or hub id.")
 @click.option("--method", type=click.Choice(["lora", "rslora", "dora"]), help="PEFT's method.  [default: lora]")
 @click.option("--lora-plus", type=float, metavar="RATIO", help="LoRA+: B's learning rate over A's.  [default: off]")

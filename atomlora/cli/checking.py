@@ -28,9 +28,9 @@ def check(store: Path | str, html: Path | None, measure: bool, as_json: bool, **
     Tells which pairs of atoms disturb each other, how well an atom is recalled beside 1, 3 and 7 others, and what a
     wrong atom does to general questions that no training saw.
     """
-    from atomlora.cli.checks import check_place, run_check, show_check, write_report
+    from atomlora.cli.checks import run_check, show_check, write_report
 
-    check_place(html)
+    options.check_place("--html", html)
     opening = {name: how.pop(name) for name in ("base", "device", "version")}
     with options.open_model(store, **opening) as model:
         report = run_check(model, measure, **how)

@@ -87,12 +87,6 @@ def _pair(model: AtomLoRA, pair: CheckedPair) -> list[str]:
     return [*figures, pair.a[:8], says[0], pair.b[:8], says[1]]
 
 
-def check_place(html: Path | None) -> None:
-    """InputError when a report could not be written there: known before anything is computed."""
-    if html is not None and not html.absolute().parent.is_dir():
-        raise InputError(f"--html {html}: its folder is not there; make it, or name another")
-
-
 def write_report(model: AtomLoRA, report: CheckReport, path: Path) -> None:
     """Write the HTML report; InputError when the file cannot be written."""
     from atomlora.interference.report import report_html

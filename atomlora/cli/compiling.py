@@ -14,7 +14,14 @@ from atomlora.quantised import quantised_name
 
 @click.command("compile")
 @click.argument("src", nargs=-1, type=click.Path(path_type=Path))
-@click.option("-o", "--output", "store", required=True, type=click.Path(path_type=Path), help="The store's folder.")
+@click.option(
+    "-o",
+    "--output",
+    "store",
+    required=True,
+    type=options.OutputPath("give a folder, then publish it with: atomlora push FOLDER ADDRESS"),
+    help="The store's folder.",
+)
 @click.option("--base", default=EMBEDDED_BASE, show_default=True, help="Base model: name, folder or hub id.")
 @options.quantisation_option
 @click.option("--embedder", help="The router's embedder: name, folder or hub id.  [default: minilm]")

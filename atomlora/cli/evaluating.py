@@ -20,7 +20,8 @@ MODES = "none,text,full,atoms,both,extract"
     "--modes",
     default=MODES,
     show_default=True,
-    help="full: the source document in the prompt; extract: the likeliest atom's text, no model.",
+    help="Of none, text, full, big, atoms, both, auto and extract. full: the source document in the prompt; big: "
+    "the adapter of compile --one-adapter; extract: the likeliest atom's text, no model.",
 )
 @click.option("--limit", type=click.IntRange(min=1), help="Ask that many questions, evenly spread over the file.")
 @click.option(
@@ -28,7 +29,13 @@ MODES = "none,text,full,atoms,both,extract"
     type=click.Path(path_type=Path),
     help="Folder of the compiled documents, for mode full (default: rebuilt from the atoms).",
 )
-@click.option("--batch-size", default=16, show_default=True, type=click.IntRange(min=1))
+@click.option(
+    "--batch-size",
+    default=16,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Questions asked at a time.",
+)
 @click.option("--regression", is_flag=True, help="Compare with the bare base on prompts of any kind.")
 @options.labels_option
 @click.option("--min-unchanged", type=SHARE, help="Of --regression: least share of answers that stay as they are.")
@@ -66,6 +73,7 @@ def eval_command(
     from atomlora.cli.regressions import check_options, run_regression
     from atomlora.cli.scores import record_scores, require_recordable, run_evaluation, show_scores
 
+    options.check_place("--predictions", how["predictions"])
     how["where"] = filters.take_filter(how)
     limits = check_options(regression, record, how)
     with options.open_model(store, base, device, reader=reader, version=version, steady=steady) as model:

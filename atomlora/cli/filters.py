@@ -49,10 +49,18 @@ def take_filter(how: dict[str, Any]) -> RouteFilter | None:
         first = error.errors()[0]
         place = first["loc"][0] if first["loc"] else "since"
         option = next(name for name, field in _FIELDS.items() if field == place)
-        raise UsageError(f"--{option}: {first['msg'].removeprefix('Value error, ')}") from error
+        reason = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "string_too_short":
+            reason = "is empty; give a name, or leave the option out"
+        raise UsageError(f"--{option}: {reason}") from error
 
 
 def note_if_nothing_passes(model: AtomLoRA, where: RouteFilter | None) -> None:
-    """A line on stderr where the filter leaves no atom at all, so that a slip of the pen is not taken for ignorance."""
-    if where is not None and not model.router.count(where):
+    """A line on stderr where the filter leaves no atom at all, or the tenant has none, so that a slip of the pen is not
+    taken for ignorance."""
+    if where is None:
+        return
+    if not model.router.count(where):
         click.echo("Note: no atom of the store passes these filters", err=True)
+    elif where.tenant is not None and not any(where.tenant in atom.tenants for atom in model.atoms.values()):
+        click.echo(f"Note: tenant {where.tenant!r} has no atoms of its own; everybody's take part", err=True)

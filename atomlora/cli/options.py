@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from atomlora.errors import UsageError
+from atomlora.defaults import MAX_NEW_TOKENS, STEADY, TOP_K
+from atomlora.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from atomlora.model import AtomLoRA
@@ -52,16 +54,32 @@ class StorePath(_ParamType):
         return str(value)
 
 
+class OutputPath(click.Path):
+    """A file or folder to write, as a Path; an address, which a Path would take for folders of this machine, is
+    refused with the `remedy`."""
+
+    def __init__(self, remedy: str = "give a path", dir_okay: bool = True) -> None:
+        super().__init__(path_type=Path, dir_okay=dir_okay)
+        self.remedy = remedy
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if "://" in str(value):
+            self.fail(f"{value}: an address cannot be written to here; {self.remedy}", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 store_argument = click.argument("store", type=StorePath(addresses=True))
 folder_argument = click.argument("store", type=StorePath(addresses=False))
-at_option = click.option("--at", "version", metavar="VERSION", help="A version's start, a tag, HEAD, or one~N.")
+at_option = click.option(
+    "--at", "version", metavar="VERSION", help="A version: the start of its name, a tag, HEAD, or one of these~N."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 base_option = click.option("--base", help="Where the store's base lies, if elsewhere: folder or hub id.")
 device_option = click.option(
     "--device", default="auto", show_default=True, callback=_device, help="auto, cpu, cuda, cuda:1…"
 )
 top_k_option = click.option(
-    "--top-k", default=4, show_default=True, type=click.IntRange(min=1), help="Atoms that may take part."
+    "--top-k", default=TOP_K, show_default=True, type=click.IntRange(min=1), help="Atoms that may take part."
 )
 hops_option = click.option(
     "--hops",
@@ -71,7 +89,11 @@ hops_option = click.option(
     help="Rounds of routing: 2 also finds what is said of the names that the first atoms bring in.",
 )
 new_tokens_option = click.option(
-    "--max-new-tokens", default=96, show_default=True, type=click.IntRange(min=1), help="Most tokens of a statement."
+    "--max-new-tokens",
+    default=MAX_NEW_TOKENS,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Most tokens of a statement.",
 )
 quantisation_option = click.option(
     "--base-quantisation",
@@ -129,7 +151,7 @@ off_topic_option = click.option(
 )
 steady_option = click.option(
     "--steady",
-    default=0.5,
+    default=STEADY,
     show_default=True,
     type=click.FloatRange(0, 1, max_open=True),
     help="Where a token of a statement is less likely, ask its atom again in a trained wording; 0: never.",
@@ -170,11 +192,26 @@ def open_model(store: Path | str, base: str | None, device: str, *, hops: int = 
     return AtomLoRA.open(store, base, device, **settings)
 
 
+def check_place(option: str, path: Path | None) -> None:
+    """InputError when no file can be written at `path`, which is known before anything is computed."""
+    if path is None:
+        return
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise InputError(f"{option} {path}: its folder is not there; make it, or name another")
+    if path.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
+        raise InputError(f"{option} {path}: cannot be written; name a file that you may write to")
+
+
 def read_question(question: str) -> str:
     """The question as given, or standard input where it is `-`; UsageError when there is none."""
+    from atomlora.answers import is_text
+
     text = read_stdin() if question == "-" else question
     if not text.strip():
         raise UsageError("the question is empty; give a question, or - to read it from standard input")
+    if not is_text(text):
+        raise UsageError("the question is not UTF-8; check the terminal's encoding, or give - and UTF-8 on stdin")
     return text.strip()
 
 

@@ -15,9 +15,7 @@ from atomlora.quantised import quantised_name
 
 @click.command()
 @click.argument("src", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="File to write.  [default: stdout]"
-)
+@click.option("-o", "--output", type=options.OutputPath(dir_okay=False), help="File to write.  [default: stdout]")
 @click.option("--force", is_flag=True, help="Overwrite FILE, and with it whatever was edited there.")
 @click.option("--base", default=EMBEDDED_BASE, show_default=True, help="Base model: name, folder or hub id.")
 @options.quantisation_option

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from atomlora.cli import progress, render
-from atomlora.cli.options import print_json
+from atomlora.cli.options import check_place, print_json
 from atomlora.errors import UsageError
 
 if TYPE_CHECKING:
@@ -27,8 +27,7 @@ def check_output(output: Path | None, force: bool, as_json: bool) -> None:
             f"-o {output}: exists, and may have been edited; give another name (with --questions {output} it takes "
             "the edited lines over), or --force"
         )
-    if output is not None and not output.absolute().parent.is_dir():
-        raise UsageError(f"-o {output}: there is no folder {output.parent}; make it first")
+    check_place("-o", output)
 
 
 def questions_shown(

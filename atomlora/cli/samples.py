@@ -11,7 +11,7 @@ from atomlora.cli import options
 
 @click.command()
 @click.argument("name", required=False)
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder to make (default: ./NAME).")
+@click.option("-o", "--output", type=options.OutputPath(), help="Folder to make (default: ./NAME).")
 @options.json_option
 def sample(name: str | None, output: Path | None, as_json: bool) -> None:
     """Copy a sample corpus to try things with.

@@ -104,7 +104,9 @@ def behaviour_files(
     """The files of --examples; None where the store's behaviours stay. UsageError for what does not go together."""
     if not src and not examples:
         raise UsageError("nothing to compile; give SRC (documents), or --examples FILE")
-    if tenant is not None and (examples or not src or not tenant.strip()):
+    if tenant is not None and not tenant.strip():
+        raise UsageError("--tenant: is empty; give a name, or leave the option out")
+    if tenant is not None and (examples or not src):
         raise UsageError("--tenant NAME says whose documents SRC are; behaviours (--examples) are every tenant's")
     if not examples and (kind or mount):
         raise UsageError(f"{'--type' if kind else '--mount'} is of no use without --examples FILE")

@@ -16,10 +16,10 @@ from typing import NamedTuple
 import numpy as np
 from pydantic import ValidationError
 
-from atomlora.atom import Atom, digest_json
+from atomlora.atom import BEHAVIOUR, Atom, digest_json
 from atomlora.bases import Base
 from atomlora.compiler.adapters import FrozenPool, StackedAdapters, pool_from_records
-from atomlora.compiler.drafts import BEHAVIOUR, Draft, draft_of
+from atomlora.compiler.drafts import Draft, draft_of
 from atomlora.compiler.examples import LEFT_ALONE
 from atomlora.compiler.objective import CandidateHead
 from atomlora.compiler.pool import PoolRecords, base_answers, general_examples, load_or_train_pool, pool_facts
@@ -27,12 +27,12 @@ from atomlora.compiler.session import TrainingSession
 from atomlora.compiler.silence import SilenceBank, build_bank
 from atomlora.compiler.trainer import TrainedAtom, Trainer
 from atomlora.compiler.trunk import Example, Trunk
-from atomlora.compiler.wordings import training_wordings
 from atomlora.errors import StoreError, UsageError
 from atomlora.prompts import chat_prompt
 from atomlora.settings import PROCEDURE, CompileSettings, TrainSettings
 from atomlora.store import Manifest, StoreWriter
 from atomlora.store.records import unpack
+from atomlora.wordings import training_wordings
 
 _BESIDE = 64  # knowledge atoms of the store beside which a behaviour is trained
 _QUESTIONS_EACH = 2  # of every knowledge atom, in the silence bank
@@ -161,7 +161,7 @@ class BehaviourSession(TrainingSession):
         tokenizer, shape = self.base.tokenizer, self.knowledge.settings.adapter
         tokens = self.knowledge.settings.train.silence_tokens
         said = [(text, questions) for _, text, questions in pool_facts(self.knowledge.settings)]
-        said += [(a.text, tuple(w.question for w in training_wordings(draft_of(a)))) for a, _ in self.beside]
+        said += [(a.text, tuple(w.question for w in training_wordings(a))) for a, _ in self.beside]
         if not said:
             return None, None
         records = [*pool.records, *(record for _, record in self.beside)]

@@ -52,7 +52,7 @@ def compile_corpus(
     began, teller = time.perf_counter(), Teller(on_progress)
     passages, skipped = read_passages(sources, teller) if sources or examples is None else ([], [])
     taught = None if examples is None else behaviour_drafts(examples, mount)
-    with Store.writer(Path(store)) as writer:
+    with Store.writer(store) as writer:
         loaded = load_base(base, device)
         plan = plan_run(writer, loaded, settings or CompileSettings(), bool(sources), tenant)
         settings, recipe = plan.settings, plan.recipe

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from atomlora.atom import Atom, Mount, Provenance, atom_identity
+from atomlora.atom import BEHAVIOUR, Atom, Mount, Provenance, atom_identity
 from atomlora.corpora import Passage
 from atomlora.questions.types import Question
-
-BEHAVIOUR = "behaviour"  # the type of atoms that are trained from examples
 
 
 @dataclass(frozen=True)
@@ -28,9 +26,11 @@ class Draft:
 
     @property
     def key(self) -> tuple[str, str, tuple[str, ...]]:
+        """What tells drafts of one compile apart."""
         return self.title, self.text, self.headings
 
     def identity(self, base_fingerprint: str, recipe: str) -> str:
+        """The id of the atom that is trained from it."""
         return atom_identity(base_fingerprint, recipe, self.title, self.headings, self.text, self.questions)
 
 

@@ -6,15 +6,15 @@ bare base's own answer is what is taught there.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from atomlora.atom import Mount, Provenance
-from atomlora.compiler.drafts import BEHAVIOUR, Draft
+from atomlora.atom import BEHAVIOUR, Mount, Provenance
+from atomlora.compiler.drafts import Draft
 from atomlora.corpora.builder import digest
 from atomlora.errors import InputError, UsageError
+from atomlora.golden import loads_text
 from atomlora.questions.types import Question
 
 LEFT_ALONE = ""  # the output of an example that the behaviour must leave to the base
@@ -66,11 +66,6 @@ def behaviour_drafts(files: Sequence[Path], mount: str) -> list[Draft]:
     return [_draft(path, how, labels) for path in files]
 
 
-def behaviour_of(atom_labels: Sequence[str], mount: Mount) -> str:
-    """How a behaviour atom is mounted, in the words of --mount."""
-    return "always" if mount == "always" else f"label:{','.join(atom_labels)}"
-
-
 def _draft(path: Path, mount: Mount, labels: tuple[str, ...]) -> Draft:
     examples = load_examples(path)
     sha256 = digest(path.read_bytes())
@@ -96,7 +91,7 @@ def _mounted(mount: str) -> tuple[Mount, tuple[str, ...]]:
 def _example(line: str, place: str) -> tuple[str, str]:
     """What is asked and answered in a line."""
     try:
-        record = json.loads(line)
+        record = loads_text(line)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{place}: is not JSON ({error}); {_FORM}") from error
     if not isinstance(record, dict):

@@ -17,11 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from atomlora.compiler.drafts import Draft
-from atomlora.compiler.wordings import implicit_questions
 from atomlora.errors import InputError
 from atomlora.questions.files import QuestionLine, load_question_file
 from atomlora.questions.prompts import squeeze
 from atomlora.questions.types import Question
+from atomlora.wordings import implicit_questions
 
 _WORD = re.compile(r"\w{3,}")
 

@@ -87,6 +87,7 @@ class CandidateHead:
         return self._cap(torch.cat([shared, own], dim=-1))
 
     def full_logits(self, hidden: Tensor) -> Tensor:
+        """Logits (…, vocabulary) of hidden states (…, d)."""
         return self._cap(hidden @ self.weight.T)
 
     def _cap(self, logits: Tensor) -> Tensor:

@@ -19,8 +19,8 @@ from atomlora.compiler.drafts import draft_of
 from atomlora.compiler.pool import load_or_train_pool
 from atomlora.compiler.session import TrainingSession, train_record
 from atomlora.compiler.trainer import AtomJob, Trainer
-from atomlora.compiler.wordings import training_wordings
 from atomlora.store import StoreWriter, weights_digest
+from atomlora.wordings import training_wordings
 
 ONE_ADAPTER = "one_adapter"  # its type
 ROWS_PER_STEP = 64

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from atomlora.atom import Atom, Target, digest_json
+from atomlora.atom import BEHAVIOUR, Atom, Target, digest_json
 from atomlora.bases import Base
 from atomlora.compiler.behaviours import as_before
-from atomlora.compiler.drafts import BEHAVIOUR, of_others
+from atomlora.compiler.drafts import of_others
 from atomlora.compiler.shape import resolve_targets
 from atomlora.questions.registry import settings_writer
 from atomlora.questions.types import QuestionWriter

@@ -15,13 +15,13 @@ from atomlora.compiler.asking import ask, read_passages
 from atomlora.compiler.drafts import Draft, drafts_from
 from atomlora.compiler.given import given_questions
 from atomlora.compiler.progress import Listener, Teller
-from atomlora.compiler.wordings import explicit_questions
 from atomlora.corpora import SkippedFile
 from atomlora.questions.cache import cached
 from atomlora.questions.files import QuestionLine
 from atomlora.questions.registry import needs_base, settings_writer
 from atomlora.questions.types import QuestionKind
 from atomlora.settings import CompileSettings
+from atomlora.wordings import explicit_questions
 
 
 class QuestionsReport(Record):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from atomlora.atom import Atom
-from atomlora.compiler.drafts import BEHAVIOUR
+from atomlora.atom import BEHAVIOUR, Atom
 from atomlora.compiler.progress import FailedAtom
 
 

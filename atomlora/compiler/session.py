@@ -13,10 +13,10 @@ from atomlora.compiler.pool import load_or_train_pool, neighbours_and_bank
 from atomlora.compiler.progress import Teller
 from atomlora.compiler.trainer import AtomJob, TrainedAtom, Trainer
 from atomlora.compiler.trunk import Example, Trunk
-from atomlora.compiler.wordings import training_wordings
 from atomlora.prompts import common_prefix
 from atomlora.settings import CompileSettings
 from atomlora.store import StoreWriter, pack, weights_digest
+from atomlora.wordings import training_wordings
 
 SEGMENT_ATOMS = 32
 

@@ -17,13 +17,12 @@ from torch import Tensor
 from atomlora.atom import Atom, Target, split_record
 from atomlora.bases import Base
 from atomlora.compiler.adapters import FrozenPool, StackedAdapters
-from atomlora.compiler.drafts import Draft
 from atomlora.compiler.objective import HEAD_COLUMNS, CandidateHead
 from atomlora.compiler.rows import IGNORED, LateRows
 from atomlora.compiler.trunk import Example, Trunk, alike, late_forward
 from atomlora.compiler.visibility import Mounted, mixture
-from atomlora.compiler.wordings import training_wordings
 from atomlora.prompts import answer_ids, common_prefix
+from atomlora.wordings import training_wordings
 
 PASS_ROWS = 64  # rows of one pass through the late blocks
 Weights = Callable[[Atom], np.ndarray]
@@ -162,5 +161,4 @@ def frozen_pool(
 
 def wordings(atom: Atom) -> list[tuple[str, str]]:
     """What the atom was trained on: (question, statement)."""
-    draft = Draft(atom.type, atom.title, atom.text, atom.headings, atom.labels, atom.provenances, atom.questions)
-    return [(wording.question, wording.answer) for wording in training_wordings(draft)]
+    return [(wording.question, wording.answer) for wording in training_wordings(atom)]

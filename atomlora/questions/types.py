@@ -17,7 +17,7 @@ class Question(BaseModel):
 
     `score` is the writer's mean log-probability per question token (natural logarithm), None where no trained
     writer wrote it. `trained`: whether the atom is trained on it, where a question file says so; None leaves it to
-    `atomlora.compiler.wordings`.
+    `atomlora.wordings`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -43,6 +43,7 @@ def words(text: str) -> list[str]:
 
 
 def content_words(text: str) -> list[str]:
+    """The words that are no stop words, in their order."""
     return [word for word in words(text) if word not in STOP_WORDS]
 
 

@@ -53,6 +53,7 @@ class Composition:
 
     @property
     def rows(self) -> int:
+        """How many prompts (rows of a batch) it composes."""
         return int(self.slots.shape[0])
 
 

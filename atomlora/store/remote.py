@@ -31,8 +31,15 @@ def is_url(path: Path | str) -> bool:
     return isinstance(path, str) and _URL.fullmatch(path) is not None
 
 
+def require_address(url: str) -> None:
+    """StoreError for a path, with the address that it has."""
+    if not is_url(url):
+        raise StoreError(f"{url}: is no address; give one such as s3://BUCKET/NAME, or file://{Path(url).absolute()}")
+
+
 def require_atomic(url: str) -> None:
-    """StoreError for a protocol with which HEAD could be seen half-written."""
+    """StoreError for what is no address, and for a protocol with which HEAD could be seen half-written."""
+    require_address(url)
     protocol = url.split("://", 1)[0].lower()
     if protocol not in ATOMIC | LOCAL:
         known = ", ".join(f"{name}://" for name in sorted(ATOMIC | LOCAL))
@@ -46,7 +53,8 @@ class Remote:
     """The files of a store at an fsspec address. Every error is a StoreError that names the address."""
 
     def __init__(self, url: str) -> None:
-        """Raises StoreError for an unknown protocol, or one whose package is not installed."""
+        """Raises StoreError for what is no address, an unknown protocol, or one whose package is not installed."""
+        require_address(url)
         self.url = url.rstrip("/")
         self.protocol = url.split("://", 1)[0].lower()
         try:
@@ -54,7 +62,10 @@ class Remote:
 
             self._fs, root = fsspec.core.url_to_fs(self.url)
         except Exception as error:  # backends may connect here, each with errors of its own
-            raise StoreError(f"{url}: cannot be opened ({type(error).__name__}: {error})") from error
+            raise StoreError(
+                f"{url}: cannot be opened ({type(error).__name__}: {error}); give a folder, or an address such "
+                "as s3://BUCKET/NAME"
+            ) from error
         self._root = str(root).rstrip("/")
 
     def sizes(self, folder: str) -> dict[str, int]:

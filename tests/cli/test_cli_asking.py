@@ -90,6 +90,8 @@ def test_what_a_terminal_would_obey_is_left_out(run, store, monkeypatch):
         (["ask", "STORE", "  "], "question is empty"),
         (["ask", "STORE", "-"], "question is empty"),
         (["route", "STORE", ""], "question is empty"),
+        (["ask", "STORE", "caf\udce9?"], "not UTF-8"),
+        (["route", "STORE", "caf\udce9?"], "not UTF-8"),
         (["ask", "STORE", "x", "--top-k", "0"], "--top-k"),
         (["route", "STORE", "x", "--top-k", "0"], "--top-k"),
         (["ask", "STORE", "x", "--max-new-tokens", "0"], "--max-new-tokens"),
@@ -113,15 +115,33 @@ def test_bad_batches_name_file_and_line(run, store, tmp_path):
     for content, message in (
         ('{"question": "x"}\n{"question": ""}', "bad.jsonl, line 2"),
         ('{"question": "x"}\nnot json', "bad.jsonl, line 2"),
+        ('{"question": "\\ud83d"}', "surrogates not allowed"),
         ("[1]", "bad.jsonl, line 1"),
         ("\n", "holds no question"),
     ):
         path.write_text(content)
         result = run("ask", store, "--batch", path)
         assert (result.exit_code, message in result.stderr) == (1, True)
+        assert "answer" not in result.stderr  # the form shown is that of a batch
     path.write_bytes(b'{"question": "\xff"}')
     assert "not UTF-8" in run("ask", store, "--batch", path).stderr
     assert "absent.jsonl" in run("ask", store, "--batch", tmp_path / "absent.jsonl").stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "exit_code", "message"),
+    [
+        (("--reader", "nowhere"), 2, "--reader nowhere: reader.json cannot be read"),
+        (("--reader", "none", "--style", "short"), 2, "--style short: there is no reader"),
+    ],
+)
+def test_a_reader_that_is_not_there_is_said_of_any_question(run, store, monkeypatch, options, exit_code, message):
+    from atomlora.router.calibrate import Calibration
+
+    monkeypatch.setattr(Calibration, "confidence", lambda *_: -1.0)  # nothing of the store would be read
+    result = run("ask", store, QUESTION, *options, *FEW)
+    assert (result.exit_code, result.stdout) == (exit_code, "")
+    assert message in result.stderr
 
 
 def test_missing_store(run, tmp_path):
@@ -171,3 +191,25 @@ def test_hops_reach_the_router(run, store):
         assert json.loads(result.stdout)["atoms"]
         assert run("ask", store, question, "--hops", hops, *FEW).exit_code == 0
     assert run("route", store, question, "--hops", "0").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("eval", "STORE", "GOLDEN", "--predictions", "PLACE"),
+        ("eval", "STORE", "GOLDEN", "--regression", "--predictions", "PLACE"),
+        ("check", "STORE", "--html", "PLACE"),
+        ("questions", "docs", "-o", "PLACE"),
+    ],
+)
+@pytest.mark.parametrize("missing", ["no/such/file", "locked/file"])
+def test_a_file_that_could_not_be_written_is_named_first(run, store, golden, tmp_path, monkeypatch, command, missing):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "locked").mkdir()
+    monkeypatch.setattr("os.access", lambda path, _mode: "locked" not in str(path))  # root may write anywhere
+    monkeypatch.setattr("atomlora.model.AtomLoRA.open", lambda *_a, **_k: pytest.fail("the store was opened"))
+    places = {"STORE": store, "GOLDEN": golden, "PLACE": missing}
+    result = run(*(places.get(argument, argument) for argument in command))
+    assert result.exit_code == 1
+    assert f"{command[-2]} {missing}: " in result.stderr
+    assert ("its folder is not there" if missing[0] == "n" else "cannot be written") in result.stderr

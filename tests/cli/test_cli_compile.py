@@ -100,6 +100,12 @@ def test_options_of_behaviours_need_examples(run, compiler, tmp_path, wrong):
     assert compiler == {}
 
 
+def test_an_empty_tenant_is_said_to_be_empty(run, compiler, tmp_path):
+    result = run("compile", "docs", "-o", tmp_path / "s", "--tenant", " ")
+    assert (result.exit_code, compiler) == (2, {})
+    assert "--tenant: is empty" in result.stderr
+
+
 def test_summary_and_what_went_wrong(run, compiler, tmp_path):
     result = run("compile", "docs", "-o", tmp_path / "s")
     assert result.stdout == (
@@ -168,6 +174,17 @@ def test_wrong_options(run, compiler, tmp_path, option, value):
     assert result.exit_code == 2
     assert option in result.stderr
     assert compiler == {}
+
+
+def test_an_address_is_no_folder_to_write(run, compiler, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for command in (("compile", "docs"), ("questions", "docs"), ("adapt", "data.jsonl"), ("sample", "kestrin")):
+        result = run(*command, "-o", "s3://bucket/store")
+        assert result.exit_code == 2
+        assert "s3://bucket/store: an address cannot be written to" in result.stderr
+        assert ("atomlora push" in result.stderr) == (command[0] == "compile")
+    assert compiler == {}
+    assert not list(tmp_path.iterdir())
 
 
 def test_rounds_of_questions(run, compiler, tmp_path):

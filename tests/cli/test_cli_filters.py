@@ -82,7 +82,13 @@ def test_a_filter_that_nothing_passes_abstains_and_says_so(run, shared_store):
     assert result.exit_code == 0
     assert json.loads(result.stdout)["abstained"] is True
     assert "no atom of the store passes" in result.stderr
-    assert "no atom" not in run("route", shared_store, FERRY, "--tenant", "acme").stderr
+    assert run("route", shared_store, FERRY, "--tenant", "acme").stderr == ""
+
+
+def test_a_tenant_without_atoms_is_noted(run, shared_store):
+    result = run("route", shared_store, FERRY, "--tenant", "acne")
+    assert result.exit_code == 0
+    assert "tenant 'acne' has no atoms of its own" in result.stderr
 
 
 def test_an_earlier_version_is_asked_with_at(run, shared_store, found):
@@ -96,7 +102,7 @@ def test_an_earlier_version_is_asked_with_at(run, shared_store, found):
     [
         (("--since", "soon"), "--since"),
         (("--until", "2024-02-31"), "--until"),
-        (("--tenant", " "), "--tenant"),
+        (("--tenant", " "), "--tenant: is empty; give a name"),
         (("--source", ""), "--source"),
         (("--labelled", ""), "--labelled"),
         (("--since", "2024", "--until", "2023"), "--since"),

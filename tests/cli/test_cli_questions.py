@@ -96,7 +96,7 @@ def test_a_file_that_may_have_been_edited_is_not_overwritten(questions, run, doc
 @pytest.mark.parametrize("wrong", [["--json"], ["--force"], ["-o", "no/folder/q.jsonl"]])
 def test_refused_before_anything_is_read(run, documents, wrong):
     result = run("questions", documents / "nothing", "--question-writer", "none", *wrong)
-    assert result.exit_code == 2
+    assert result.exit_code == (1 if wrong[0] == "-o" else 2)  # as files that are not there are, anywhere
     assert "-o" in result.stderr
 
 

@@ -137,6 +137,7 @@ def test_what_was_not_learnt_is_named_with_its_line(compile_, file_of):
     [
         ([{"input": "x"}], "holds no example with an output"),
         ([{"output": "x"}], 'line 1: "input" must be text'),
+        ([{"input": "\ud83d", "output": "x"}], "line 1: is not JSON .*surrogates not allowed"),
         (
             [{"input": "x", "output": "a"}, {"input": "x", "output": "b"}],
             "line 2: answers the input of line 1 otherwise",

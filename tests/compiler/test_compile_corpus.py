@@ -8,7 +8,7 @@ import atomlora.compiler.session as session
 from atomlora.compiler.compile import compile_corpus
 from atomlora.compiler.trainer import Trainer
 from atomlora.corpora import read_corpus
-from atomlora.errors import BaseModelError, InputError, StoreError, UsageError
+from atomlora.errors import InputError, StoreError
 from atomlora.interference.lab import Lab
 from atomlora.settings import AdapterSettings, CompileSettings, TrainSettings
 from atomlora.store import Store
@@ -231,44 +231,6 @@ def test_user_questions_are_learnt_and_their_change_retrains_one_atom(compile_, 
     assert len(atoms(tmp_path)) == 4
 
 
-@pytest.mark.parametrize("content", ["nothing", "binary", "missing"])
-def test_nothing_to_learn_from(compile_, tmp_path, content):
-    version = compile_().version
-    folder = tmp_path / "other"
-    if content != "missing":
-        folder.mkdir()
-    if content == "binary":
-        (folder / "image.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 4)
-        (folder / "blob.bin").write_bytes(bytes(range(256)))
-    with pytest.raises(InputError):
-        compile_([folder])
-    with Store.open(tmp_path / "store") as store:
-        assert store.version == version
-
-
-def test_no_store_is_made_without_documents_or_base(compile_, tmp_path):
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError):
-        compile_([tmp_path / "empty"])
-    assert not (tmp_path / "store").exists()
-    for base in ("no-such-base", str(tmp_path / "nowhere"), str(tmp_path / "empty")):
-        with pytest.raises(BaseModelError, match="--base"):
-            compile_(base=base)
-    with pytest.raises(StoreError):
-        Store.open(tmp_path / "store")
-
-
-def test_bad_options_train_nothing(compile_, tmp_path, trained):
-    bad = RUSHED.model_copy(update={"adapter": AdapterSettings(layers="late:9")})
-    with pytest.raises(UsageError, match="--layers late:9"):
-        compile_(settings=bad)
-    with pytest.raises(UsageError, match="--question-writer"):
-        compile_(settings=RUSHED.model_copy(update={"question_writer": "no-such-writer"}))
-    assert not trained
-    with pytest.raises(StoreError):
-        Store.open(tmp_path / "store")
-
-
 def test_a_failure_before_the_commit_leaves_the_version(
     compile_, tmp_path, documents, trained, tiny_world, monkeypatch
 ):
@@ -287,11 +249,6 @@ def test_a_failure_before_the_commit_leaves_the_version(
         assert store.version == version
         assert store.verify().ok
     assert len(trained) == many + 1
-
-
-def test_two_compiles_at_once_are_refused(compile_, tmp_path):
-    with Store.writer(tmp_path / "store"), pytest.raises(StoreError):
-        compile_()
 
 
 def test_neighbours_are_measured_and_only_what_changed_is_again(compile_, tmp_path, documents, monkeypatch):

@@ -2,9 +2,9 @@
 
 from atomlora.atom import Atom, TrainRecord
 from atomlora.compiler.drafts import Draft, drafts_from, reuse
-from atomlora.compiler.wordings import phrases, training_wordings
 from atomlora.corpora import Passage
 from atomlora.questions.types import Question
+from atomlora.wordings import phrases, training_wordings
 
 
 def passage(text, source="a.md", start=0, **fields):

@@ -5,11 +5,11 @@ import pytest
 from atomlora.compiler.drafts import drafts_from
 from atomlora.compiler.given import apply_lines
 from atomlora.compiler.questionnaire import question_lines
-from atomlora.compiler.wordings import training_wordings
 from atomlora.corpora import Passage
 from atomlora.errors import InputError
 from atomlora.questions.files import QuestionLine
 from atomlora.questions.types import Question
+from atomlora.wordings import training_wordings
 
 FERRY, FARE, BUS = (
     "The ferry Marla leaves the harbour every day.",

@@ -3,9 +3,7 @@
 import pytest
 
 from atomlora.compiler.compile import compile_corpus
-from atomlora.compiler.drafts import draft_of
 from atomlora.compiler.trainer import Trainer
-from atomlora.compiler.wordings import training_wordings
 from atomlora.errors import UsageError
 from atomlora.evaluate import evaluate
 from atomlora.golden import GoldenQuestion
@@ -13,6 +11,7 @@ from atomlora.model import AtomLoRA
 from atomlora.one_adapter import ask_one_adapter
 from atomlora.settings import AdapterSettings, CompileSettings, TrainSettings
 from atomlora.store import Store
+from atomlora.wordings import training_wordings
 
 SETTINGS = CompileSettings(
     adapter=AdapterSettings(rank=2, layers="late:2"),
@@ -47,7 +46,7 @@ def test_it_has_the_atoms_ranks_together_and_says_what_they_say(compile_, tiny_w
         assert store.verify().ok
         assert store.gc().removed == ()
     tower = next(atom for atom in atoms if "tower" in atom.text)
-    asked = next(training_wordings(draft_of(tower))).question
+    asked = next(training_wordings(tower)).question
     with AtomLoRA.open(tmp_path / "store", device="cpu", embedder=tiny_world.embedder) as model:
         (reply,) = ask_one_adapter(model, [asked], 24)
         told = model.base.tokenizer.decode(model.base.tokenizer.encode(tower.text), skip_special_tokens=True)

@@ -7,8 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import pytest
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from tiny_base import spread_llama
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -77,17 +76,5 @@ def server():
 
 @pytest.fixture
 def tiny():
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        vocab_size=256,
-        tie_word_embeddings=True,
-    )
-    model = LlamaForCausalLM(config).eval()
-    for parameter in model.parameters():
-        parameter.data.mul_(5.0 if parameter.dim() > 1 else 1.0)  # spread logits, so that errors show
-    return model
+    """A random Llama over bytes, its logits spread so that errors show."""
+    return spread_llama(layers=3, tie_word_embeddings=True)

@@ -5,7 +5,7 @@ import random
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from tiny_base import spread_llama
 
 from atomlora.errors import InputError
 from atomlora.packing import collate, target_nll
@@ -75,13 +75,7 @@ def test_bad_line_is_named(tmp_path):
 
 def test_packed_branches_cost_what_they_cost_alone():
     """The loss over a packed tree equals the losses of its branches as sequences of their own."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, vocab_size=256
-    )
-    model = LlamaForCausalLM(config).eval()
-    for parameter in model.parameters():
-        parameter.data.mul_(5.0 if parameter.dim() > 1 else 1.0)
+    model = spread_llama(layers=2, heads=2)
     group = Group(path="T", text="a b c", pairs=(("What is it?", "a"), ("Who was that man?", "b")))
     other = Group(path="", text="x", pairs=(("Why so?", "x"),))
     trees = [pack(Letters(), group, True, None), pack(Letters(), other, False, None)]

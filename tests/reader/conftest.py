@@ -3,9 +3,7 @@
 import json
 
 import pytest
-import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from tiny_base import save_base, tiny_llama, word_tokenizer, words_in
 
 from atomlora.bases import load_base
 from atomlora.reader.settings import AdaptSettings
@@ -18,46 +16,23 @@ EXAMPLES = (
 FAST = AdaptSettings(learning_rate=3e-2, epochs=40, batch_tokens=64, rank=4, warmup=2)
 
 
-def save_base(folder, layers=2):
+def save_reading_base(folder, layers=2):
     """A random Llama over the words of the examples."""
-    words = {
-        word
-        for one in EXAMPLES
-        for value in one.values()
-        for word in " ".join([*value] if isinstance(value, list) else [value]).split()
-    }
-    tokens = ["<|end|>", "<unk>", "Text", "Question", "Answer", ":", *sorted(words)]
-    inner = Tokenizer(models.WordLevel({token: at for at, token in enumerate(tokens)}, unk_token="<unk>"))
-    inner.pre_tokenizer = pre_tokenizers.Whitespace()
-    inner.add_special_tokens(["<|end|>"])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|end|>", pad_token="<|end|>")
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokens),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=layers,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        initializer_range=0.3,
-        pad_token_id=0,
-        bos_token_id=None,
-        eos_token_id=0,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
+    said = [[*value] if isinstance(value, list) else [value] for one in EXAMPLES for value in one.values()]
+    words = words_in(*(text for texts in said for text in texts))
+    tokenizer = word_tokenizer(["Text", "Question", "Answer", ":", *words], template=None)
+    model = tiny_llama(len(tokenizer), layers=layers, heads=2, max_position_embeddings=64)
+    return str(save_base(folder, model, tokenizer))
 
 
 @pytest.fixture(scope="session")
 def base_folder(tmp_path_factory):
-    return save_base(tmp_path_factory.mktemp("base"))
+    return save_reading_base(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="session")
 def other_base(tmp_path_factory):
-    return load_base(save_base(tmp_path_factory.mktemp("other"), layers=3), "cpu")
+    return load_base(save_reading_base(tmp_path_factory.mktemp("other"), layers=3), "cpu")
 
 
 @pytest.fixture

@@ -39,6 +39,7 @@ def test_another_embedder_is_refused_by_name(world):
     ("arguments", "message"),
     [
         ({"question": " \n"}, "empty"),
+        ({"question": "\ud83d"}, "half a character"),
         ({"top_k": 0}, "--top-k"),
         ({"mode": "magic"}, "--mode magic"),
         ({"max_new_tokens": 0}, "--max-new-tokens"),

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 
 import pytest
+import tiny_mount as tiny
 import torch
 
 from atomlora.atom import Target
@@ -12,10 +13,10 @@ from atomlora.runtime.composition import composition
 from atomlora.runtime.mount import Mount, _bound, resolve_target
 
 
-def test_bit_equal_without_atoms_and_after_unmounting(tiny, model, pool):
+def test_bit_equal_without_atoms_and_after_unmounting(model, pool):
     ids = tiny.prompt(9)
     bare = model(ids).logits
-    mount = Mount(model, tiny.targets, pool)
+    mount = Mount(model, tiny.TARGETS, pool)
     assert torch.equal(model(ids).logits, bare)
     assert torch.equal(model(ids, composition=tiny.compose(pool, [{}], [8])).logits, bare)
     assert torch.equal(model(ids, composition=tiny.compose(pool, [{"a": 0.0}], [8])).logits, bare)
@@ -31,38 +32,38 @@ def test_bit_equal_without_atoms_and_after_unmounting(tiny, model, pool):
         tiny.decode(model, ids, composition=tiny.compose(pool, [{"a": 1.0}], [8]))
 
 
-def test_mounting_compiles_the_kernel_before_the_first_answer(tiny, model, pool, monkeypatch):
+def test_mounting_compiles_the_kernel_before_the_first_answer(model, pool, monkeypatch):
     warmed = []
     monkeypatch.setattr("atomlora.runtime.mount.warm_up", warmed.append)
-    with Mount(model, tiny.targets, pool):
+    with Mount(model, tiny.TARGETS, pool):
         assert warmed == [torch.float32]
 
 
-def test_unmounting_gives_back_a_forward_that_others_had_set(tiny, model, pool):
+def test_unmounting_gives_back_a_forward_that_others_had_set(model, pool):
     inner = model.forward
     model.forward = lambda *args, **kwargs: inner(*args, **kwargs)
     theirs = model.forward
-    with Mount(model, tiny.targets, pool):
+    with Mount(model, tiny.TARGETS, pool):
         assert model.forward is not theirs
     assert model.forward is theirs
 
 
-def test_scope_all_equals_dense_merging(tiny, model, pool):
+def test_scope_all_equals_dense_merging(model, pool):
     atoms, ids = {"a": 0.9, "b": 0.4, "c": 1.0}, tiny.prompt(11)
-    with Mount(model, tiny.targets, pool, scope="all"):
+    with Mount(model, tiny.TARGETS, pool, scope="all"):
         found = model(ids, composition=tiny.compose(pool, [atoms], [10])).logits
     tiny.assert_close(found, tiny.merged(model, atoms)(ids).logits)
 
 
-def test_scope_all_equals_peft_cat(tiny, model, pool):
+def test_scope_all_equals_peft_cat(model, pool):
     from peft import LoraConfig, get_peft_model
 
     atoms, ids = {"a": 0.8, "b": 0.5}, tiny.prompt(7)
-    with Mount(model, tiny.targets, pool, scope="all"):
+    with Mount(model, tiny.TARGETS, pool, scope="all"):
         found = model(ids, composition=tiny.compose(pool, [atoms], [6])).logits
     settings = {
-        "r": tiny.rank,
-        "lora_alpha": tiny.alpha,
+        "r": tiny.RANK,
+        "lora_alpha": tiny.ALPHA,
         "target_modules": ["gate_proj", "up_proj", "down_proj"],
         "layers_to_transform": [1, 2],
     }
@@ -70,7 +71,7 @@ def test_scope_all_equals_peft_cat(tiny, model, pool):
     peft.add_adapter("b", LoraConfig(**settings))
     with torch.no_grad():
         for name in atoms:
-            for target, (a, bt) in zip(tiny.targets, tiny.factors[name], strict=True):
+            for target, (a, bt) in zip(tiny.TARGETS, tiny.FACTORS[name], strict=True):
                 module = peft.base_model.model.model.layers[target.layer].mlp.get_submodule(target.module)
                 module.lora_A[name].weight.copy_(a)
                 module.lora_B[name].weight.copy_(bt.T)
@@ -80,18 +81,18 @@ def test_scope_all_equals_peft_cat(tiny, model, pool):
 
 
 @pytest.mark.parametrize("start", [0, 4, 9])
-def test_answer_scope_equals_two_passes(tiny, model, pool, start):
+def test_answer_scope_equals_two_passes(model, pool, start):
     atoms, ids = {"a": 0.9, "d": 0.6}, tiny.prompt(10)
-    with Mount(model, tiny.targets, pool):
+    with Mount(model, tiny.TARGETS, pool):
         out = model(ids, composition=tiny.compose(pool, [atoms], [start]))
     wanted = tiny.two_pass(model, atoms, ids, start) if start else tiny.merged(model, atoms)(ids).logits
     tiny.assert_close(out.logits[:, start:], wanted)
 
 
-def test_prefix_of_the_cache_is_free_of_atoms(tiny, model, pool):
+def test_prefix_of_the_cache_is_free_of_atoms(model, pool):
     ids = tiny.prompt(9)
     bare = model(ids, use_cache=True).past_key_values
-    with Mount(model, tiny.targets, pool):
+    with Mount(model, tiny.TARGETS, pool):
         cache = model(ids, use_cache=True, composition=tiny.compose(pool, [{"a": 1.0}], [5])).past_key_values
     for layer, (found, wanted) in enumerate(zip(cache.layers, bare.layers, strict=True)):
         assert torch.equal(found.keys[:, :, :5], wanted.keys[:, :, :5])
@@ -101,22 +102,22 @@ def test_prefix_of_the_cache_is_free_of_atoms(tiny, model, pool):
 
 
 @pytest.mark.parametrize("scope", ["answer", "all"])
-def test_right_padding(tiny, model, pool, scope):
+def test_right_padding(model, pool, scope):
     lengths, width = (4, 9, 6), 9
     rows, starts = [{"a": 1.0}, {"b": 0.5}, {"c": 0.9, "a": 0.3}], [2, 8, 4]
     ids = tiny.prompt(width, rows=3)
     mask = (torch.arange(width)[None] < torch.tensor(lengths)[:, None]).long()
-    with Mount(model, tiny.targets, pool, scope=scope):
+    with Mount(model, tiny.TARGETS, pool, scope=scope):
         found = model(ids, attention_mask=mask, composition=tiny.compose(pool, rows, starts)).logits
         for row, length in enumerate(lengths):
             request = tiny.compose(pool, [rows[row]], [starts[row]])
             tiny.assert_close(found[row, :length], model(ids[row : row + 1, :length], composition=request).logits[0])
 
 
-def test_scope_all_spares_padding(tiny, model, pool):
+def test_scope_all_spares_padding(model, pool):
     ids, mask = tiny.left_pad([tiny.prompt(3)[0], tiny.prompt(7)[0]])
     seen = []
-    with Mount(model, tiny.targets, pool, scope="all"):
+    with Mount(model, tiny.TARGETS, pool, scope="all"):
         hook = model.model.layers[1].mlp.gate_proj.register_forward_hook(lambda m, i, o: seen.append(o.clone()))
         model(ids, attention_mask=mask)
         model(ids, attention_mask=mask, composition=tiny.compose(pool, [{"a": 1.0}, {"a": 1.0}], [6, 6]))
@@ -127,7 +128,7 @@ def test_scope_all_spares_padding(tiny, model, pool):
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_an_exception_leaves_nothing_bound(tiny, model, pool, error):
+def test_an_exception_leaves_nothing_bound(model, pool, error):
     ids = tiny.prompt(6)
     bare = model(ids).logits
 
@@ -135,7 +136,7 @@ def test_an_exception_leaves_nothing_bound(tiny, model, pool, error):
         assert _bound.get() is not None
         raise error("on purpose")
 
-    with Mount(model, tiny.targets, pool):
+    with Mount(model, tiny.TARGETS, pool):
         handle = model.model.layers[2].register_forward_hook(fail)
         with pytest.raises(error, match="on purpose"):
             model(ids, composition=tiny.compose(pool, [{"a": 1.0}], [5]))
@@ -144,11 +145,11 @@ def test_an_exception_leaves_nothing_bound(tiny, model, pool, error):
         assert torch.equal(model(ids).logits, bare)
 
 
-def test_a_forward_inside_a_forward_sees_its_own_composition(tiny, model, pool):
+def test_a_forward_inside_a_forward_sees_its_own_composition(model, pool):
     ids = tiny.prompt(6)
     inner_logits = []
     bare = model(ids).logits
-    with Mount(model, tiny.targets, pool):
+    with Mount(model, tiny.TARGETS, pool):
         request = tiny.compose(pool, [{"a": 1.0}], [5])
         wanted = model(ids, composition=request).logits
 
@@ -162,9 +163,9 @@ def test_a_forward_inside_a_forward_sees_its_own_composition(tiny, model, pool):
     assert torch.equal(outer, wanted)
 
 
-def test_positional_arguments(tiny, model, pool):
+def test_positional_arguments(model, pool):
     ids, mask = tiny.left_pad([tiny.prompt(4)[0], tiny.prompt(6)[0]])
-    with Mount(model, tiny.targets, pool, scope="all"):
+    with Mount(model, tiny.TARGETS, pool, scope="all"):
         request = tiny.compose(pool, [{"a": 1.0}, {"b": 1.0}], [5, 5])
         assert torch.equal(
             model(ids, mask, composition=request).logits,
@@ -177,10 +178,10 @@ def test_positional_arguments(tiny, model, pool):
         )
 
 
-def test_bfloat16_keeps_its_dtype_and_its_value(tiny, pool):
+def test_bfloat16_keeps_its_dtype_and_its_value(pool):
     model = tiny.make_model().to(torch.bfloat16)
     ids, atoms = tiny.prompt(6), {"a": 0.9, "b": 0.8}
-    with Mount(model, tiny.targets, pool, scope="all"):
+    with Mount(model, tiny.TARGETS, pool, scope="all"):
         found = model(ids, composition=tiny.compose(pool, [atoms], [5])).logits
     assert found.dtype == torch.bfloat16
     exact = tiny.merged(tiny.make_model(), atoms)(ids).logits
@@ -189,13 +190,13 @@ def test_bfloat16_keeps_its_dtype_and_its_value(tiny, pool):
     assert (found.float() - exact).abs().mean() < 0.1 * (bare - exact).abs().mean()
 
 
-def test_two_pools_on_one_model(tiny, model, pool):
+def test_two_pools_on_one_model(model, pool):
     other, ids = tiny.make_pool(), tiny.prompt(7)
     one = tiny.compose(pool, [{"a": 1.0}], [6])
     two = tiny.compose(other, [{"b": 1.0}], [6])
-    first = Mount(model, tiny.targets, pool)
+    first = Mount(model, tiny.TARGETS, pool)
     wanted_one = model(ids, composition=one).logits
-    with Mount(model, tiny.targets, other):
+    with Mount(model, tiny.TARGETS, other):
         with pytest.raises(UsageError, match="must name its own"):
             model(ids, composition=one)
         one, two = dataclasses.replace(one, pool=pool), dataclasses.replace(two, pool=other)
@@ -209,9 +210,9 @@ def test_two_pools_on_one_model(tiny, model, pool):
     assert "forward" not in vars(model)
 
 
-def test_a_copy_of_a_mounted_model_is_bare_and_its_own(tiny, model, pool):
+def test_a_copy_of_a_mounted_model_is_bare_and_its_own(model, pool):
     ids = tiny.prompt(5)
-    with Mount(model, tiny.targets, pool):
+    with Mount(model, tiny.TARGETS, pool):
         twin = copy.deepcopy(model)
         assert torch.equal(twin(ids).logits, model(ids).logits)
         twin.lm_head.weight.zero_()
@@ -219,17 +220,17 @@ def test_a_copy_of_a_mounted_model_is_bare_and_its_own(tiny, model, pool):
         assert model(ids).logits.abs().max() > 0
 
 
-def test_wrong_uses_are_named(tiny, model, pool):
+def test_wrong_uses_are_named(model, pool):
     with pytest.raises(BaseModelError, match="layers 0 to 2"):
         resolve_target(model, Target(layer=3, module="gate_proj", d_in=32, d_out=48))
     with pytest.raises(BaseModelError, match=r"not in that block.*mlp\.up_proj"):
         resolve_target(model, Target(layer=1, module="fc1", d_in=32, d_out=48))
     with pytest.raises(BaseModelError, match="32 to 48 features"):
         resolve_target(model, Target(layer=1, module="gate_proj", d_in=32, d_out=32))
-    assert resolve_target(model, tiny.targets[0]) is model.model.layers[1].mlp.gate_proj
+    assert resolve_target(model, tiny.TARGETS[0]) is model.model.layers[1].mlp.gate_proj
     full_name = Target(layer=1, module="mlp.gate_proj", d_in=32, d_out=48)
     assert resolve_target(model, full_name) is model.model.layers[1].mlp.gate_proj
-    with Mount(model, tiny.targets, pool):
+    with Mount(model, tiny.TARGETS, pool):
         with pytest.raises(UsageError, match="2 rows, the batch 3"):
             model(tiny.prompt(5, rows=3), composition=tiny.compose(pool, [{"a": 1.0}, {}], [4, 4]))
         embedded = model.get_input_embeddings()(tiny.prompt(5)).requires_grad_()
@@ -242,8 +243,8 @@ def test_wrong_uses_are_named(tiny, model, pool):
         composition([[0, 1]], [[1.0]], [1])
 
 
-def test_unmounted_model_is_untouched_when_a_target_is_missing(tiny, model, pool):
-    wrong = (*tiny.targets, Target(layer=1, module="fc1", d_in=32, d_out=48))
+def test_unmounted_model_is_untouched_when_a_target_is_missing(model, pool):
+    wrong = (*tiny.TARGETS, Target(layer=1, module="fc1", d_in=32, d_out=48))
     with pytest.raises(BaseModelError):
         Mount(model, wrong, pool)
     assert not any(module._forward_hooks for module in model.modules())

@@ -4,15 +4,16 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import tiny_mount as tiny
 import torch
 from transformers import TextIteratorStreamer
 
 from atomlora.runtime.mount import Mount
 
 
-def test_generation_continues_as_the_two_pass_oracle(tiny, model, pool):
+def test_generation_continues_as_the_two_pass_oracle(model, pool):
     atoms, ids = {"b": 1.0, "c": 0.7}, tiny.prompt(8)
-    with Mount(model, tiny.targets, pool):
+    with Mount(model, tiny.TARGETS, pool):
         found = tiny.decode(model, ids, composition=tiny.compose(pool, [atoms], [7]))
     wanted = ids
     for _ in range(6):
@@ -22,20 +23,20 @@ def test_generation_continues_as_the_two_pass_oracle(tiny, model, pool):
     assert not torch.equal(found, tiny.decode(model, ids))
 
 
-def test_rows_of_a_left_padded_batch_equal_single_runs(tiny, model, pool):
+def test_rows_of_a_left_padded_batch_equal_single_runs(model, pool):
     prompts = [tiny.prompt(length, seed=length)[0] for length in (4, 9, 6, 5)]
     rows = [{"a": 1.0}, {}, {"b": 0.8, "c": 0.9}, {"d": 0.7}]
     ids, mask = tiny.left_pad(prompts)
-    with Mount(model, tiny.targets, pool):
+    with Mount(model, tiny.TARGETS, pool):
         found = tiny.decode(model, ids, attention_mask=mask, composition=tiny.compose(pool, rows, [8] * 4))
         for row, (one, atoms) in enumerate(zip(prompts, rows, strict=True)):
             alone = tiny.decode(model, one[None], composition=tiny.compose(pool, [atoms], [len(one) - 1]))
             assert torch.equal(found[row, 9:], alone[0, len(one) :])
 
 
-def test_prefill_in_chunks_equals_prefill_at_once(tiny, model, pool):
+def test_prefill_in_chunks_equals_prefill_at_once(model, pool):
     ids = tiny.prompt(12)
-    with Mount(model, tiny.targets, pool):
+    with Mount(model, tiny.TARGETS, pool):
         request = tiny.compose(pool, [{"a": 1.0, "b": 0.5}], [6])
         whole = model(ids, composition=request).logits
         cache, pieces = None, []
@@ -48,18 +49,18 @@ def test_prefill_in_chunks_equals_prefill_at_once(tiny, model, pool):
         assert torch.equal(tiny.decode(model, ids, composition=request, prefill_chunk_size=5), generated)
 
 
-def test_generation_from_a_cached_prefix(tiny, model, pool):
+def test_generation_from_a_cached_prefix(model, pool):
     ids = tiny.prompt(10)
-    with Mount(model, tiny.targets, pool):
+    with Mount(model, tiny.TARGETS, pool):
         request = tiny.compose(pool, [{"a": 1.0}], [9])
         whole = tiny.decode(model, ids, composition=request)
         cache = model(ids[:, :6], use_cache=True).past_key_values
         assert torch.equal(tiny.decode(model, ids, past_key_values=cache, composition=request), whole)
 
 
-def test_static_cache(tiny, model, pool):
+def test_static_cache(model, pool):
     ids, mask = tiny.left_pad([tiny.prompt(5)[0], tiny.prompt(8)[0]])
-    with Mount(model, tiny.targets, pool):
+    with Mount(model, tiny.TARGETS, pool):
         request = tiny.compose(pool, [{"a": 1.0}, {"b": 1.0}], [7, 7])
         wanted = tiny.decode(model, ids, attention_mask=mask, composition=request)
         found = tiny.decode(
@@ -73,27 +74,27 @@ def test_static_cache(tiny, model, pool):
         assert torch.equal(found, wanted)
 
 
-def test_beams_and_returned_sequences_keep_their_request(tiny, model, pool):
+def test_beams_and_returned_sequences_keep_their_request(model, pool):
     prompts = [tiny.prompt(6, seed=1)[0], tiny.prompt(8, seed=2)[0]]
     rows = [{"a": 1.0, "b": 0.4}, {"c": 1.0}]
     ids, mask = tiny.left_pad(prompts)
     settings = {"num_beams": 3, "num_return_sequences": 2}
-    with Mount(model, tiny.targets, pool):
+    with Mount(model, tiny.TARGETS, pool):
         found = tiny.decode(model, ids, attention_mask=mask, composition=tiny.compose(pool, rows, [7, 7]), **settings)
         for row, (one, atoms) in enumerate(zip(prompts, rows, strict=True)):
             alone = tiny.decode(model, one[None], composition=tiny.compose(pool, [atoms], [len(one) - 1]), **settings)
             assert torch.equal(found[2 * row : 2 * row + 2, 8:], alone[:, len(one) :])
     # Beam search over a model whose weights are merged finds the same, as here the whole prompt is one token.
     one = tiny.prompt(1)
-    with Mount(model, tiny.targets, pool):
+    with Mount(model, tiny.TARGETS, pool):
         found = tiny.decode(model, one, composition=tiny.compose(pool, [{"a": 1.0}], [0]), **settings)
     assert torch.equal(found, tiny.decode(tiny.merged(model, {"a": 1.0}), one, **settings))
 
 
-def test_sampling_is_repeatable_and_equals_the_merged_model(tiny, model, pool):
+def test_sampling_is_repeatable_and_equals_the_merged_model(model, pool):
     one = tiny.prompt(1)
     settings = {"max_new_tokens": 12, "do_sample": True, "num_return_sequences": 4, "temperature": 1.3}
-    with Mount(model, tiny.targets, pool):
+    with Mount(model, tiny.TARGETS, pool):
         request = tiny.compose(pool, [{"a": 1.0, "b": 1.0}], [0])
         torch.manual_seed(3)
         found = model.generate(one, composition=request, **settings)
@@ -104,9 +105,9 @@ def test_sampling_is_repeatable_and_equals_the_merged_model(tiny, model, pool):
     assert len({tuple(row) for row in found.tolist()}) > 1
 
 
-def test_teacher_forcing_equals_decoding(tiny, model, pool):
+def test_teacher_forcing_equals_decoding(model, pool):
     ids = tiny.prompt(7)
-    with Mount(model, tiny.targets, pool):
+    with Mount(model, tiny.TARGETS, pool):
         request = tiny.compose(pool, [{"a": 0.9, "b": 0.9}], [6])
         generated = tiny.decode(model, ids, composition=request)
         logits = model(generated, composition=request).logits
@@ -120,9 +121,9 @@ class Numbers:
         return "".join(f"{int(i)} " for i in ids)
 
 
-def test_streamer_in_another_thread(tiny, model, pool):
+def test_streamer_in_another_thread(model, pool):
     ids = tiny.prompt(6)
-    with Mount(model, tiny.targets, pool):
+    with Mount(model, tiny.TARGETS, pool):
         request = tiny.compose(pool, [{"a": 1.0}], [5])
         wanted = tiny.decode(model, ids, composition=request)[0, 6:].tolist()
         streamer = TextIteratorStreamer(Numbers(), skip_prompt=True, timeout=20)
@@ -135,9 +136,9 @@ def test_streamer_in_another_thread(tiny, model, pool):
     assert [int(word) for word in text.split()] == wanted
 
 
-def test_threads_with_different_compositions(tiny, model, pool):
+def test_threads_with_different_compositions(model, pool):
     ids = tiny.prompt(6)
-    with Mount(model, tiny.targets, pool):
+    with Mount(model, tiny.TARGETS, pool):
         requests = [tiny.compose(pool, [{name: 1.0}], [5]) for name in "abcd"]
         wanted = [tiny.decode(model, ids, composition=request) for request in requests]
         bare = tiny.decode(model, ids)
@@ -154,6 +155,6 @@ def test_threads_with_different_compositions(tiny, model, pool):
         assert all(torch.equal(result, expected) for result in results)
 
 
-def test_generate_still_refuses_unknown_keywords(tiny, model, pool):
-    with Mount(model, tiny.targets, pool), pytest.raises(ValueError, match="compositon"):
+def test_generate_still_refuses_unknown_keywords(model, pool):
+    with Mount(model, tiny.TARGETS, pool), pytest.raises(ValueError, match="compositon"):
         tiny.decode(model, tiny.prompt(4), compositon=tiny.compose(pool, [{"a": 1.0}], [3]))

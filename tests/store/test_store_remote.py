@@ -213,7 +213,10 @@ def test_addresses_that_cannot_be(store_path: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"ftp does not promise .* push to one of"):
         push(store_path, "ftp://localhost:9/store")
     for attempt in (lambda: Store.open("ftp://localhost:9/store"), lambda: pull("nonsense://x/y", tmp_path / "other")):
-        with pytest.raises(StoreError, match="cannot be opened"):
+        with pytest.raises(StoreError, match=r"cannot be opened.*; give a folder, or an address such as s3://"):
+            attempt()
+    for attempt in (lambda: push(store_path, "plain/path"), lambda: pull("plain/path", tmp_path / "other")):
+        with pytest.raises(StoreError, match=r"plain/path: is no address; give one such as .*file:///.*plain/path"):
             attempt()
     with pytest.raises(StoreError, match="there is no store; make one with: atomlora push"):
         Store.open("memory://nothing/here")

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from atomlora.compiler.drafts import BEHAVIOUR, Draft
+from atomlora.atom import BEHAVIOUR
 from atomlora.questions.types import Question
 
 WRITTEN_QUESTIONS = 3
@@ -29,6 +28,35 @@ _STOP_LIST = """
 _STOP_WORDS = frozenset(_STOP_LIST.split())
 
 
+class Worded(Protocol):
+    """What wordings are made of: an atom, or a draft of one."""
+
+    @property
+    def type(self) -> str:
+        """`behaviour` for one that is trained from examples."""
+        ...
+
+    @property
+    def title(self) -> str:
+        """Of its document."""
+        ...
+
+    @property
+    def headings(self) -> tuple[str, ...]:
+        """Above its text, the outermost first."""
+        ...
+
+    @property
+    def text(self) -> str:
+        """What it states."""
+        ...
+
+    @property
+    def questions(self) -> tuple[Question, ...]:
+        """Those that were written or given for it."""
+        ...
+
+
 class Wording(NamedTuple):
     """A question and what the atom is to say to it."""
 
@@ -36,39 +64,41 @@ class Wording(NamedTuple):
     answer: str
 
 
-def training_wordings(draft: Draft) -> Iterator[Wording]:
+def training_wordings(atom: Worded) -> Iterator[Wording]:
     """A user's answer is said as the user wrote it; to any other question the atom states its text, which holds the
     answer: a small base learns to state one thing for all wordings of a question far more surely than to pick spans
     of it, and the reader sees the answer in its sentence."""
-    for question in explicit_questions(draft):
+    for question in explicit_questions(atom):
         if question.trained:
-            yield Wording(question.text, question.answer if question.kind == "user" else draft.text)
+            yield Wording(question.text, question.answer if question.kind == "user" else atom.text)
 
 
-def explicit_questions(draft: Draft) -> tuple[Question, ...]:
-    """All questions of a draft, the open wordings among them, each with `trained` set: as a question file set it, else
-    by rule. The rule trains a user's questions, the first WRITTEN_QUESTIONS of a writer's, and the open wordings.
-    Fill-in-the-blank questions hold most of the text, so they would teach nothing; they are keys for the router.
+def explicit_questions(atom: Worded, questions: Sequence[Question] | None = None) -> tuple[Question, ...]:
+    """All questions of an atom (or `questions` in their place), the open wordings among them, each with `trained` set:
+    as a question file set it, else by rule. The rule trains a user's questions, the first WRITTEN_QUESTIONS of a
+    writer's, and the open wordings. Fill-in-the-blank questions hold most of the text, so they would teach nothing;
+    they are keys for the router.
     """
-    if any(question.trained is not None for question in draft.questions):
-        return draft.questions
-    users = [_marked(q, trained=True) for q in draft.questions if q.kind == "user"]
-    if draft.type == BEHAVIOUR:
+    questions = atom.questions if questions is None else tuple(questions)
+    if any(question.trained is not None for question in questions):
+        return questions
+    users = [_marked(q, trained=True) for q in questions if q.kind == "user"]
+    if atom.type == BEHAVIOUR:
         return tuple(users)
-    others = [q for q in draft.questions if q.kind != "user"]
+    others = [q for q in questions if q.kind != "user"]
     first = [q for q in others if q.kind == "written"][:WRITTEN_QUESTIONS]
-    opened = [wording.format(phrase) for wording, phrase in zip(OPEN_WORDINGS, phrases(draft.text), strict=False)]
+    opened = [wording.format(phrase) for wording, phrase in zip(OPEN_WORDINGS, phrases(atom.text), strict=False)]
     if not first and not opened:
-        opened = [f"What about {' – '.join((draft.title, *draft.headings[-1:]))}?"]
+        opened = [f"What about {' – '.join((atom.title, *atom.headings[-1:]))}?"]
     asked = [_marked(q, trained=q in first) for q in others]
-    return (*users, *asked, *(Question(text=text, answer=draft.text, kind="open", trained=True) for text in opened))
+    return (*users, *asked, *(Question(text=text, answer=atom.text, kind="open", trained=True) for text in opened))
 
 
-def implicit_questions(draft: Draft, explicit: Sequence[Question]) -> tuple[Question, ...]:
+def implicit_questions(atom: Worded, explicit: Sequence[Question]) -> tuple[Question, ...]:
     """The questions without marks and open wordings where the rule would give `explicit` again, so that an unedited
     question file makes the very atoms that no file makes; else `explicit`."""
     plain = tuple(_marked(q, trained=None) for q in explicit if q.kind != "open")
-    again = explicit_questions(replace(draft, questions=plain))
+    again = explicit_questions(atom, plain)
     return plain if again == tuple(explicit) else tuple(explicit)
 
 
