@@ -1,8 +1,9 @@
 """How well and how fast the router finds the right atoms, and whether it knows when there are none.
 
     python bench/router.py [--json] [--plot DIR] [--parts quality,scale] [--data DIR] [--store STORE] [--work DIR]
-                           [--sets sample,squad,squad-texts,tofu,phantomwiki,two-step] [--limit N] [--written N]
-                           [--sizes 1000,…,1000000] [--kinds flat,hnsw,ivf,ivfpq] [--build-limit S]
+                           [--sets sample,squad,squad-texts,squad-all,squad-all-unseen,squad-all-texts,tofu,phantomwiki,
+                           two-step] [--limit N] [--written N] [--sizes 1000,…,1000000]
+                           [--kinds flat,hnsw,ivf,ivfpq] [--build-limit S]
 
 quality: on each set (bench/router_sets.py), next to FAISS Flat over MiniLM vectors of the passages and of the router's
 own keys (a flat softmax over its cosines as weights), and BM25 over passages and over atoms. recall@k: a right atom is
@@ -248,7 +249,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     parser.add_argument("--plot", type=Path, metavar="DIR", help="draw the figures into a folder")
     parser.add_argument("--parts", default=",".join(PARTS))
-    parser.add_argument("--sets", help=f"of {','.join(sets.SETS)}  [default: those whose inputs are given]")
+    parser.add_argument("--sets", help=f"of {','.join(sets.SETS)}  [default: all but squad-all…]")
     parser.add_argument("--data", type=Path, help="folder that holds squad/, tofu/, phantomwiki_seed2/ and locality/")
     parser.add_argument("--store", type=Path, help="a store of the sample corpus, for the set sample")
     parser.add_argument("--work", type=Path, default=cache_folder() / "bench-router", help="where vectors are kept")
@@ -259,7 +260,8 @@ def main() -> None:
     parser.add_argument("--build-limit", type=float, default=240.0, help="seconds that building an index may take")
     arguments = parser.parse_args()
     there = [name for name in sets.SETS if (arguments.store if name == "sample" else arguments.data) is not None]
-    arguments.sets = there if arguments.sets is None else [one for one in arguments.sets.split(",") if one]
+    usual = [name for name in there if not name.startswith("squad-all")]
+    arguments.sets = usual if arguments.sets is None else [one for one in arguments.sets.split(",") if one]
     arguments.parts = [one for one in arguments.parts.split(",") if one]
     arguments.kinds = [one for one in arguments.kinds.split(",") if one]
     arguments.sizes = [int(one) for one in arguments.sizes.split(",") if one]

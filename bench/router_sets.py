@@ -12,6 +12,7 @@ import re
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +33,7 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
 SQUAD_TITLES = slice(16, 24)
+ALL_TITLES = slice(0, 24)
 BATCH = 512  # texts embedded between two looks at the clock
 
 
@@ -82,34 +84,41 @@ def sample_set(inputs: Inputs) -> RoutingSet:
 
 def squad_texts_set(inputs: Inputs) -> RoutingSet:
     """The same sentences without a generated question among the keys, and people's questions about all of them."""
-    return squad_set(inputs, 0)
+    return squad_set(inputs, "squad-texts", written=0)
 
 
-def squad_set(inputs: Inputs, written: int | None = None) -> RoutingSet:
-    """Eight articles of SQuAD's development set by sentence. The first passages of each (`--written`) have questions of
-    the shipped writer as keys, and people's questions about these are asked; the others are there to be mistaken."""
+def squad_set(
+    inputs: Inputs,
+    name: str = "squad",
+    titles: slice = SQUAD_TITLES,
+    written: int | None = None,
+    about: slice = slice(None),
+) -> RoutingSet:
+    """Articles of SQuAD's development set by sentence. The first passages of each (`--written`) have questions of the
+    shipped writer as keys, and people's questions about these are asked; the others are there to be mistaken. `about`:
+    the titles that questions are asked about."""
     assert inputs.data is not None
     lines = [line for _, line in read_jsonl(inputs.data / "squad" / "dev_titles.jsonl")]
-    titles = list(dict.fromkeys(line["title"] for line in lines))[SQUAD_TITLES]
-    by_title = {title: [line for line in lines if line["title"] == title] for title in titles}
+    every = list(dict.fromkeys(line["title"] for line in lines))
+    by_title = {title: [line for line in lines if line["title"] == title] for title in every[titles]}
     written = inputs.written if written is None else written
-    chosen = {line["id"] for title in titles for line in by_title[title][:written]}
-    folder = inputs.work / "squad"
+    chosen = {line["id"] for some in by_title.values() for line in some[:written]}
+    folder = inputs.work / corpus_of(name)
     articles = [
-        {"id": line["id"], "title": line["title"], "text": line["text"]} for title in titles for line in by_title[title]
+        {"id": line["id"], "title": line["title"], "text": line["text"]} for some in by_title.values() for line in some
     ]
     atoms = split_atoms(folder, "squad.jsonl", articles)
     golden = [
         GoldenQuestion(question=one["question"], golden=(one["answer"],), sources=(f"squad.jsonl#{line['id']}",))
-        for title in titles
-        for line in by_title[title]
-        if line["id"] in chosen or not written
+        for title, some in by_title.items()
+        for line in some
+        if (line["id"] in chosen or not written) and title in every[about]
         for one in line["questions"]
     ]
     mine = [n for n, atom in enumerate(atoms) if atom.provenances[0].source.split("#")[1] in chosen]
     for number, questions in zip(mine, written_questions([atoms[n] for n in mine], folder), strict=True):
         atoms[number] = atoms[number].model_copy(update={"questions": questions})
-    return routing_set("squad" if written else "squad-texts", inputs, atoms, golden)
+    return routing_set(name, inputs, atoms, golden)
 
 
 def tofu_set(inputs: Inputs) -> RoutingSet:
@@ -157,6 +166,10 @@ SETS = {
     "sample": sample_set,
     "squad": squad_set,
     "squad-texts": squad_texts_set,
+    # all 24 titles, of which the shipped writer was trained on the first sixteen: those that it has not seen apart
+    "squad-all": partial(squad_set, name="squad-all", titles=ALL_TITLES),
+    "squad-all-unseen": partial(squad_set, name="squad-all-unseen", titles=ALL_TITLES, about=SQUAD_TITLES),
+    "squad-all-texts": partial(squad_set, name="squad-all-texts", titles=ALL_TITLES, written=0),
     "tofu": tofu_set,
     "phantomwiki": phantomwiki_set,
     "two-step": two_step_set,
@@ -166,7 +179,10 @@ SETS = {
 def foreign_questions(data: Path, sets: Sequence[RoutingSet], own: str) -> list[str]:
     """Questions that a set does not cover: half about the real world, half about the other sets."""
     real = [line["question"] for _, line in read_jsonl(data / "locality" / "real_facts_dev.jsonl")]
-    others = [one.question for found in sets if corpus_of(found.name) != corpus_of(own) for one in found.asked]
+    same = corpus_of(own).removesuffix("-all")
+    others = [
+        one.question for found in sets if corpus_of(found.name).removesuffix("-all") != same for one in found.asked
+    ]
     random = np.random.default_rng(0)
     count = min(len(real), len(others)) if others else len(real)
     picked = [others[n] for n in random.permutation(len(others))[:count]]
@@ -174,8 +190,8 @@ def foreign_questions(data: Path, sets: Sequence[RoutingSet], own: str) -> list[
 
 
 def corpus_of(name: str) -> str:
-    """What a set is about: two of them can ask about the same documents."""
-    return {"two-step": "phantomwiki"}.get(name, name.removesuffix("-texts"))
+    """The documents of a set: two of them can ask about the same."""
+    return {"two-step": "phantomwiki"}.get(name, name.removesuffix("-texts").removesuffix("-unseen"))
 
 
 def split_atoms(folder: Path, name: str, articles: Sequence[dict[str, Any]]) -> list[Atom]:

@@ -6,10 +6,11 @@ its gate w in [0, 1], on its own, not normalised to a sum. A second model tells 
 ones, which stand for all that the store does not know: P(the store covers the question).
 
 The router keeps silent below a threshold. The conformal one lets a share 1 - alpha of the leave-one-out
-questions pass, but they are worded like the text, and people's questions score lower; so it is lowered to
-where it still stops a share 1 - alpha of the general questions, whose wording owes the text nothing. For the
-same reason both models are held close to coefficients fitted on people's questions
-(`atomlora.router.features`).
+questions pass, but they are worded like the text, and people's questions score lower. What stops a share 1 - alpha
+of the general questions is too low on most stores, for these are far from any text. So the threshold is the latter,
+raised halfway to what a share 1 - alpha of people's questions about other texts pass, and the conformal one where
+that is lower still. As people word questions otherwise than machines do, both models are held close to coefficients
+fitted on people's questions (`atomlora.router.features`).
 
 Source of the conformal threshold: Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World (2005).
 """
@@ -26,17 +27,18 @@ from pydantic import BaseModel, ConfigDict
 from atomlora.router.embedder import Embedder
 from atomlora.router.features import (
     DEFAULT_GATE,
+    DEFAULT_PEOPLE,
     DEFAULT_SCOPE,
-    DEFAULT_THRESHOLD,
     LATE_GATE,
+    LATE_PEOPLE,
     LATE_SCOPE,
-    LATE_THRESHOLD,
+    PEOPLE_ALPHAS,
     gate_features,
     scope_features,
 )
 from atomlora.router.general_questions import GENERAL_QUESTIONS
 from atomlora.router.late import open_late
-from atomlora.router.logistic import calibration_error, fit_logistic, probabilities
+from atomlora.router.logistic import calibration_error, fit_logistic, probabilities, sigmoid
 from atomlora.router.scores import Candidates, Scorer
 from atomlora.router.settings import RouterSettings
 
@@ -49,10 +51,17 @@ FOLDS = 5
 PRIOR_STRENGTH = 30.0
 
 
+def people_threshold(late: bool, alpha: float) -> float:
+    """The confidence, by the default coefficients, that a share 1 - alpha of people's questions reach about texts that
+    the coefficients were not fitted on; between the shares that were measured, by a line."""
+    return float(np.interp(alpha, PEOPLE_ALPHAS, LATE_PEOPLE if late else DEFAULT_PEOPLE))
+
+
 class Calibration(BaseModel):
     """Fitted coefficients and what they reach. JSON-able; made by `fit_calibration`.
 
-    `gate` (3) and `scope` (3): coefficients over `gate_features` and `scope_features`, the intercept last.
+    `gate` (3) and `scope` (4): coefficients over `gate_features` and `scope_features`, the intercept last; 3 for
+    `scope` too where the store was calibrated before the first atom's gate took part, and then it takes none.
     `threshold`: confidence below which the router abstains; `alpha`: the share of answerable questions given
     up for it. `late`: whether the scores it was fitted on have the part of late interaction. `stats`:
     negatives and general_abstained (the share of the general questions below the threshold), and where the
@@ -62,9 +71,9 @@ class Calibration(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    gate: tuple[float, ...] = DEFAULT_GATE
-    scope: tuple[float, ...] = DEFAULT_SCOPE
-    threshold: float = DEFAULT_THRESHOLD
+    gate: tuple[float, float, float] = DEFAULT_GATE
+    scope: tuple[float, float, float] | tuple[float, float, float, float] = DEFAULT_SCOPE
+    threshold: float = people_threshold(False, 0.05)
     alpha: float = 0.05
     late: bool = False
     stats: dict[str, float] = {}
@@ -72,9 +81,10 @@ class Calibration(BaseModel):
     @classmethod
     def default(cls, late: bool, alpha: float = 0.05) -> Calibration:
         """What a store begins from, with or without late interaction."""
+        threshold = people_threshold(late, alpha)
         if not late:
-            return cls(alpha=alpha)
-        return cls(gate=LATE_GATE, scope=LATE_SCOPE, threshold=LATE_THRESHOLD, late=True, alpha=alpha)
+            return cls(threshold=threshold, alpha=alpha)
+        return cls(gate=LATE_GATE, scope=LATE_SCOPE, threshold=threshold, late=True, alpha=alpha)
 
     def gates(self, candidates: Candidates) -> np.ndarray:
         """Gate w in [0, 1] of each candidate, (c,)."""
@@ -84,7 +94,8 @@ class Calibration(BaseModel):
         """P(the store covers the question); 0 without candidates."""
         if not len(candidates.atoms):
             return 0.0
-        return float(probabilities(scope_features(candidates)[None], np.array(self.scope))[0])
+        features = scope_features(candidates)[: len(self.scope) - 1]
+        return float(probabilities(features[None], np.array(self.scope))[0])
 
 
 class LeftOut(NamedTuple):
@@ -166,7 +177,8 @@ def fit_calibration(
     gate, scope = gate_table(inside, default.gate), scope_table(inside, outside, default.scope)
     held_gate, held_scope = gate.held_out(), scope.held_out()
     answerable, foreign = held_scope[: len(inside)], held_scope[len(inside) :]
-    threshold = min(conformal_threshold(answerable, alpha), stopping_threshold(foreign, alpha))
+    raised = halfway(stopping_threshold(foreign, alpha), default.threshold)
+    threshold = min(conformal_threshold(answerable, alpha, default.threshold), raised)
     stats = {"negatives": float(len(outside)), "general_abstained": _share(foreign < threshold)}
     if inside:
         places = np.array([_place(candidates.atoms, atom) for atom, candidates in inside])
@@ -180,8 +192,8 @@ def fit_calibration(
             "scope_ece": calibration_error(held_scope, scope.labels),
         }
     return Calibration(
-        gate=tuple(gate.fit().tolist()),
-        scope=tuple(scope.fit().tolist()),
+        gate=(*gate.fit().tolist(),),
+        scope=(*scope.fit().tolist(),),
         threshold=threshold,
         alpha=alpha,
         late=default.late,
@@ -189,12 +201,12 @@ def fit_calibration(
     )
 
 
-def conformal_threshold(confidences: np.ndarray, alpha: float) -> float:
+def conformal_threshold(confidences: np.ndarray, alpha: float, otherwise: float = 1.0) -> float:
     """The largest threshold that a new answerable question passes with probability >= 1 - alpha, given
-    `confidences` of answerable ones. Where they are too few (< 1/alpha - 1) to say, the default or less."""
+    `confidences` of answerable ones. Where they are too few (< 1/alpha - 1) to say, `otherwise` or less."""
     allowed = int(np.floor(alpha * (len(confidences) + 1)))
     if allowed < 1:
-        return float(confidences.min(initial=DEFAULT_THRESHOLD))
+        return float(confidences.min(initial=otherwise))
     return float(np.sort(confidences)[allowed - 1])
 
 
@@ -204,6 +216,15 @@ def stopping_threshold(confidences: np.ndarray, alpha: float) -> float:
         return 1.0
     ordered = np.sort(confidences)[::-1]
     return float(np.nextafter(ordered[min(int(alpha * len(ordered)), len(ordered) - 1)], 2.0))
+
+
+def halfway(stopping: float, passing: float) -> float:
+    """From the threshold that stops foreign questions halfway, in log-odds, to what people's questions pass, where that
+    is the higher."""
+    if stopping >= passing:
+        return stopping
+    ends = np.clip([stopping, passing], 1e-6, 1 - 1e-6)
+    return float(sigmoid(np.mean(np.log(ends / (1 - ends)))))
 
 
 class Table(NamedTuple):

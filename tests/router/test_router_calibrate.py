@@ -9,11 +9,13 @@ from atomlora.router import GENERAL_QUESTIONS, Calibration, Router, RouterSettin
 from atomlora.router.calibrate import (
     Table,
     conformal_threshold,
+    halfway,
     is_question,
     left_out_questions,
+    people_threshold,
     stopping_threshold,
 )
-from atomlora.router.features import DEFAULT_GATE, DEFAULT_SCOPE, gate_features
+from atomlora.router.features import DEFAULT_GATE, DEFAULT_PEOPLE, DEFAULT_SCOPE, gate_features, scope_features
 from atomlora.router.logistic import calibration_error, fit_logistic, probabilities
 from atomlora.router.scores import Candidates, Scorer
 
@@ -266,3 +268,87 @@ def test_calibration_never_abstains_more_than_alpha_on_left_out_questions() -> N
 def test_calibration_refuses_unknown_fields() -> None:
     with pytest.raises(ValueError, match="extra"):
         Calibration.model_validate({"gain": 1})
+
+
+def test_a_first_atom_that_stands_out_raises_the_confidence() -> None:
+    """The same best scores among others as good, which is what a near miss finds, and among others that are not."""
+    crowded = candidates_of([(0.5, 0.5, 0.2)] + [(0.5, 0.49, 0.2)] * 9)
+    alone = candidates_of([(0.5, 0.5, 0.2)] + [(0.2, 0.1, 0.0)] * 9)
+    np.testing.assert_array_equal(scope_features(crowded)[:2], scope_features(alone)[:2])
+    assert scope_features(alone)[2] > scope_features(crowded)[2] + 1
+    calibration = Calibration()
+    assert calibration.confidence(alone) > calibration.confidence(crowded) + 0.05
+    # of the same pair, a calibration from before the gate took part says the same
+    before = Calibration(scope=(3.42, 0.75, 2.82))
+    assert before.confidence(alone) == before.confidence(crowded)
+
+
+@settings(max_examples=60)
+@given(st.lists(st.tuples(numbers, numbers, st.floats(0, 1, width=32)), min_size=1, max_size=20))
+def test_three_coefficients_answer_as_they_did(scores: list[tuple[float, float, float]]) -> None:
+    """The formula of stores calibrated before the gate took part, written out: dense and lexical scores alone."""
+    stored = {"gate": [1.43, 1.17, -2.02], "scope": [3.42, 0.75, 2.82], "threshold": 0.142, "alpha": 0.05}
+    candidates = candidates_of(scores)
+    dense, lexical = float(candidates.dense_max.max()), float(candidates.lexical.max())
+    margin = 3.42 * (dense - 0.6) / 0.15 + 0.75 * (lexical - 0.4) / 0.2 + 2.82
+    calibration = Calibration.model_validate(stored)
+    assert calibration.confidence(candidates) == pytest.approx(1 / (1 + np.exp(-margin)), rel=1e-9)
+    assert Calibration.model_validate_json(calibration.model_dump_json()) == calibration
+    assert len(calibration.model_dump(mode="json")["scope"]) == 3
+
+
+def test_routes_of_a_store_calibrated_before_stay_and_recalibrating_changes_them() -> None:
+    embeddings, positions, texts = small_store()
+    old = Calibration(scope=(3.42, 0.75, 2.82), threshold=0.5)
+    ids = [str(atom) for atom in range(64)]
+    router = Router(LetterEmbedder(), embeddings, positions, ids, texts, old)
+    assert router.calibration is old
+    question = "How was the Arden painted?"
+    vector = LetterEmbedder().encode([question])
+    candidates = router.scorer.score_batch([question], vector)[0]
+    features = scope_features(candidates)[:2]
+    assert router.route(question).confidence == pytest.approx(
+        float(probabilities(features[None], np.array(old.scope))[0])
+    )
+    assert len(fit_calibration(LetterEmbedder(), embeddings, positions, texts).scope) == 4
+
+
+@pytest.mark.parametrize("scope", [(1.0, 1.0), (1.0,) * 5, ()])
+def test_another_number_of_coefficients_is_refused(scope: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="scope"):
+        Calibration.model_validate({"scope": scope})
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_halfway_lies_between_and_never_lets_more_foreign_questions_through(stopping: float, passing: float) -> None:
+    threshold = halfway(stopping, passing)
+    assert stopping - 1e-6 <= threshold <= max(stopping, passing) + 1e-6
+    assert halfway(0.2, 0.8) == pytest.approx(0.5)
+
+
+def test_the_share_given_up_sets_what_people_pass() -> None:
+    thresholds = [people_threshold(False, alpha) for alpha in (0.001, 0.01, 0.05, 0.15, 0.3, 0.9)]
+    assert thresholds == sorted(thresholds)
+    assert thresholds[1:3] == [DEFAULT_PEOPLE[0], DEFAULT_PEOPLE[2]]
+    assert thresholds[0] == DEFAULT_PEOPLE[0]
+    assert thresholds[-1] == DEFAULT_PEOPLE[-1]
+    assert DEFAULT_PEOPLE[3] < thresholds[3] < DEFAULT_PEOPLE[4]
+    assert Calibration().threshold == DEFAULT_PEOPLE[2]
+
+
+def test_the_threshold_lies_between_what_stops_and_what_people_pass() -> None:
+    """Statements alone, so that nothing is left out: above what stops the general questions, below what people pass."""
+    embeddings, positions, texts = small_store()
+    statements = ~np.array([is_question(t) for t in texts])
+    kept = [t for t, s in zip(texts, statements, strict=True) if s]
+    parts = (LetterEmbedder(), embeddings[statements], positions[statements], kept)
+    router = Router(*parts[:3], [str(atom) for atom in range(64)], kept, Calibration())
+    general = np.array([route.confidence for route in router.route_batch(GENERAL_QUESTIONS)])
+    stopping = stopping_threshold(general, 0.05)
+    fitted = fit_calibration(*parts)
+    assert stopping < people_threshold(False, 0.05)
+    assert stopping < fitted.threshold < people_threshold(False, 0.05)
+    assert fit_calibration(*parts, general=()).threshold == people_threshold(False, 0.05)
+    # a harder set of foreign questions than people pass: no more than people give up where nothing else is known
+    hard = [f"How was the {ship} {verb}?" for ship in NAMES for verb, _ in FACTS]
+    assert fit_calibration(*parts, general=hard).threshold == people_threshold(False, 0.05)

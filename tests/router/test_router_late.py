@@ -294,6 +294,13 @@ def test_features_of_late_scores() -> None:
     without = ROUTER.scorer.score_batch(["amber the barge"], vectors)[0]
     assert without.late is None
     assert without.rival == RIVAL_SCORE < with_late.rival
+    assert scope_features(with_late).shape == scope_features(without).shape == (3,)
     assert scope_features(with_late)[0] == scope_features(without)[0]
+    gate = Calibration.default(True).gates(with_late)[0]
+    assert scope_features(with_late)[2] == pytest.approx((gate - 0.5) / 0.25)
+    assert scope_features(without)[2] == pytest.approx((Calibration().gates(without)[0] - 0.5) / 0.25)
+    before = Calibration(late=True, scope=(2.12, 2.06, 1.91))
+    margin = scope_features(with_late)[:2] @ np.array([2.12, 2.06]) + 1.91
+    assert before.confidence(with_late) == pytest.approx(1 / (1 + np.exp(-margin)))
     assert scope_features(with_late)[1] == pytest.approx((with_late.late.max() - 0.6) / 0.15, abs=1e-6)
     assert gate_features(with_late).shape == (len(with_late.atoms), 2)
