@@ -64,8 +64,9 @@ def loading(kind: Quantisation | None, device: str, dtype: Any) -> dict[str, Any
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without what importing torchao tells about compiled parts for other machines, which is of no use to anybody."""
-    loggers = [logging.getLogger(name) for name in ("torchao", "torch.utils._pytree")]
+    """Without what importing torchao and bitsandbytes tells about compiled parts that are not there, which is of no use
+    to anybody."""
+    loggers = [logging.getLogger(name) for name in ("torchao", "torch.utils._pytree", "bitsandbytes")]
     before = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)

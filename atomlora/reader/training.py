@@ -23,6 +23,7 @@ from atomlora.atom import digest_json
 from atomlora.bases import Base, blocks, linear_layers, load_base
 from atomlora.errors import AtomLoraError, InputError, UsageError
 from atomlora.packing import Tree, batches, pack_branches, target_nll
+from atomlora.quantised import split_name
 from atomlora.questions.loading import base_shape
 from atomlora.reader.checkpoint import drop_checkpoint, load_checkpoint, save_checkpoint
 from atomlora.reader.examples import ReaderExample, by_text, load_examples
@@ -78,7 +79,7 @@ def adapt(
     settings = settings or AdaptSettings()
     examples = list(dict.fromkeys(load_examples(data)))
     require_free(out)
-    loaded = load_base(base, device, _training_dtype(device))
+    loaded = load_base(base, device, _training_dtype(base, device))
     recipe_base = FitsBase(name=loaded.name, fingerprint=loaded.fingerprint, shape=base_shape(loaded.model.config))
     trees, left_out = pack_examples(loaded.tokenizer, examples, settings.max_tokens)
     if not trees:
@@ -249,8 +250,11 @@ class _Run:
             self.place = (state["place"][0], state["place"][1])
 
 
-def _training_dtype(device: str) -> str:
-    """bfloat16 on a GPU and on a CPU that multiplies it natively, else float32."""
+def _training_dtype(base: str, device: str) -> str:
+    """bfloat16 on a GPU and on a CPU that multiplies it natively, else float32; that in which it is asked for a
+    quantised base, which is made of the rounded weights and would be another base."""
+    if split_name(base)[1] is not None:
+        return "auto"
     probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     return "bfloat16" if on_gpu or (probe is not None and probe()) else "float32"

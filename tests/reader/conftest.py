@@ -16,18 +16,24 @@ EXAMPLES = (
 FAST = AdaptSettings(learning_rate=3e-2, epochs=40, batch_tokens=64, rank=4, warmup=2)
 
 
-def save_reading_base(folder, layers=2):
+def save_reading_base(folder, layers=2, **shape):
     """A random Llama over the words of the examples."""
     said = [[*value] if isinstance(value, list) else [value] for one in EXAMPLES for value in one.values()]
     words = words_in(*(text for texts in said for text in texts))
     tokenizer = word_tokenizer(["Text", "Question", "Answer", ":", *words], template=None)
-    model = tiny_llama(len(tokenizer), layers=layers, heads=2, max_position_embeddings=64)
+    model = tiny_llama(len(tokenizer), layers=layers, heads=2, max_position_embeddings=64, **shape)
     return str(save_base(folder, model, tokenizer))
 
 
 @pytest.fixture(scope="session")
 def base_folder(tmp_path_factory):
     return save_reading_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="session")
+def wide_folder(tmp_path_factory):
+    """A base whose layers are wide enough for blocks of 64, as four bits need them."""
+    return save_reading_base(tmp_path_factory.mktemp("wide"), width=64, inner=128)
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ import json
 import pytest
 from safetensors.torch import load_file
 
+from atomlora.bases import load_base
 from atomlora.errors import InputError, UsageError
 from atomlora.packing import target_nll
 from atomlora.reader.checkpoint import FILE
@@ -53,6 +54,19 @@ def test_every_method_learns_and_is_mounted(base, base_folder, data, tmp_path, f
     if "layers" in settings:
         assert {name.split("layers.")[1][0] for name in names} == {"1"}
         assert not any("o_proj" in name for name in names)
+
+
+@pytest.mark.parametrize(("kind", "package"), [("nf4", "bitsandbytes"), ("int8", "torchao")])
+def test_a_quantised_base_is_read_unmerged(wide_folder, data, tmp_path, fast, kind, package):
+    """QLoRA: the base stays in few bits, in training and where the reader is mounted."""
+    pytest.importorskip(package)
+    name = f"{wide_folder}+{kind}"
+    adapt(data, tmp_path / "r", name, fast.model_copy(update={"learning_rate": 1e-2}), "cpu")
+    quantised = load_base(name, "cpu")
+    read, wanted = answers(quantised, tmp_path / "r", data)
+    assert read == wanted
+    assert read_folder(tmp_path / "r").recipe.base.fingerprint == quantised.fingerprint
+    assert quantised.fingerprint != load_base(wide_folder, "cpu").fingerprint
 
 
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(base_folder, data, tmp_path, fast):
