@@ -85,9 +85,9 @@ class EvalReport(Result):
 
 
 class ScoredAnswer(Result):
-    """One answer in one mode, with its scores."""
+    """One answer in one mode (of EVAL_MODES, or a benchmark's own), with its scores."""
 
-    mode: EvalMode
+    mode: str
     question: str
     golden: tuple[str, ...]
     text: str
@@ -160,11 +160,11 @@ def evaluate(
             batch = asked[start : start + batch_size]
             replies = _ask(model, batch, mode, top_k, max_new_tokens, style, lookup, where)
             for one, reply in zip(batch, replies, strict=True):
-                answers.append(_score(one, reply, mode))
+                answers.append(scored(one, reply, mode))
                 truncated += reply.truncated
                 if on_answer is not None:
                     on_answer(answers[-1])
-        scores[mode] = _means(answers, truncated)
+        scores[mode] = mean_scores(answers, truncated)
         reader = next((one.reader for one in answers if one.reader is not None), reader)
     return EvalReport(
         modes=scores,
@@ -250,7 +250,8 @@ def _ask(
             yield reply._replace(statement=answer.statement, reader=answer.reader)
 
 
-def _score(one: GoldenQuestion, reply: Reply, mode: EvalMode) -> ScoredAnswer:
+def scored(one: GoldenQuestion, reply: Reply, mode: str) -> ScoredAnswer:
+    """A reply beside the golden answers."""
     return ScoredAnswer(
         mode=mode,
         question=one.question,
@@ -268,7 +269,8 @@ def _score(one: GoldenQuestion, reply: Reply, mode: EvalMode) -> ScoredAnswer:
     )
 
 
-def _means(answers: Sequence[ScoredAnswer], truncated: int) -> ModeScores:
+def mean_scores(answers: Sequence[ScoredAnswer], truncated: int = 0) -> ModeScores:
+    """What the answers of a mode come to; `truncated`: for how many a document was cut."""
     hits = [one.contains for one in answers]
     low, high = metrics.bootstrap_interval(hits)
     stated = [one.stated for one in answers if one.stated is not None]
