@@ -170,7 +170,7 @@ def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     kinds = qa_sets.kinds(run.found.golden)
     return {
         "set": name,
-        "compile": run.compiled | {"size_bytes": size_bytes(run)},
+        "compile": run.compiled | weights(run),
         "rivals": rivals,
         "reader": reader,
         "routing": None if routing is None else routing.model_dump(mode="json"),
@@ -183,10 +183,14 @@ def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def size_bytes(run: Run) -> int:
-    """Of the atoms' weights as they lie in the store."""
+def weights(run: Run) -> dict[str, Any]:
+    """Bytes of the atoms' weights as they lie in the store, and what the one adapter of mode big took, if there is."""
     with Store.open(run.work / "store") as store:
-        return sum(entry.size for entry in store.entries())
+        found: dict[str, Any] = {"size_bytes": sum(entry.size for entry in store.entries())}
+        if store.manifest.one_adapter is not None and (one := store.one_adapter()) is not None:
+            atom = one[0]
+            found["big"] = {"rank": atom.rank, **atom.record.model_dump(include={"steps", "recall", "seconds"})}
+    return found
 
 
 def tell(line: str) -> None:

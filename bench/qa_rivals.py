@@ -115,37 +115,50 @@ def train_lora(base: Base, atoms: Sequence[Atom], targets: tuple[Target, ...], f
     everywhere = resolve_targets(base.model, AdapterSettings(layers=f"late:{len(blocks(base.model))}"))
     rank = max(1, round(sum(record_size(atom.rank, targets) for atom in atoms) / record_size(1, everywhere)))
     torch.manual_seed(0)
-    began, wall = time.process_time(), time.perf_counter()
-    model = get_peft_model(base.model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=MLP))
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(trained, lr=LORA_RATE)
-    order, steps, right = random.Random(0), 0, 0
-    for epoch in range(1, EPOCHS + 1):
-        right = 0
-        for group in range(4):  # of like length in a batch, in another order each time
-            optimiser.param_groups[0]["lr"] = LORA_RATE * max(0.1, 1 - (epoch - 1 + group / 4) / EPOCHS)
-            some = examples[group::4]
-            order.shuffle(some)
-            some.sort(key=lambda example: len(example.answer) // 8)
-            starts = list(range(0, len(some), LORA_BATCH))
-            order.shuffle(starts)
-            for start in starts:
-                part = tuple(some[start : start + LORA_BATCH])
-                batch = beside("peft_loop").peft_batch(AtomJob("", part), base.tokenizer.pad_token_id)
-                with torch.autocast("cpu", torch.bfloat16, enabled=base.model.device.type == "cpu"):
-                    out = model(**{name: tensor.to(base.model.device) for name, tensor in batch.items()})
-                wanted = batch["labels"][:, 1:].to(out.logits.device)
-                right += int(((out.logits[:, :-1].argmax(-1) == wanted) | (wanted == IGNORED)).all(1).sum())
-                out.loss.backward()
-                optimiser.step()
-                optimiser.zero_grad()
-                steps += 1
-        tell(f"lora: epoch {epoch}, {right}/{len(examples)} right, {time.process_time() - began:.0f} CPU s")
-        if right == len(examples):
-            break
-    record = {"rank": rank, "examples": len(examples), "steps": steps, "recall": round(right / len(examples), 4)}
-    _keep(model, folder, record, began, wall)
+    model, state = _begun(base, rank, folder)
+    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=LORA_RATE)
+    while state["epoch"] < EPOCHS and state["right"] < len(examples):
+        began, wall = time.process_time(), time.perf_counter()
+        optimiser.param_groups[0]["lr"] = LORA_RATE * max(0.1, 1 - state["epoch"] / EPOCHS)
+        state["right"] = 0
+        for part in _batches(examples, random.Random(state["epoch"])):
+            batch = beside("peft_loop").peft_batch(AtomJob("", part), base.tokenizer.pad_token_id)
+            with torch.autocast("cpu", torch.bfloat16, enabled=base.model.device.type == "cpu"):
+                out = model(**{name: tensor.to(base.model.device) for name, tensor in batch.items()})
+            wanted = batch["labels"][:, 1:].to(out.logits.device)
+            state["right"] += int(((out.logits[:, :-1].argmax(-1) == wanted) | (wanted == IGNORED)).all(1).sum())
+            out.loss.backward()
+            optimiser.step()
+            optimiser.zero_grad()
+            state["steps"] += 1
+        state["epoch"] += 1
+        state["cpu_s"] += time.process_time() - began
+        state["wall_s"] += time.perf_counter() - wall
+        model.save_pretrained(folder)
+        (folder / "epoch.json").write_text(json.dumps(state), encoding="utf-8")
+        tell(f"lora: epoch {state['epoch']}, {state['right']}/{len(examples)} right, {state['cpu_s']:.0f} CPU s")
+    recall = round(state["right"] / len(examples), 4)
+    _keep(model, folder, state | {"rank": rank, "examples": len(examples), "recall": recall})
     model.unload()
+
+
+def _begun(base: Base, rank: int, folder: Path) -> tuple[Any, dict[str, Any]]:
+    """A new LoRA, or the one of the last whole epoch (its optimiser starts afresh), and how far it is."""
+    if (folder / "epoch.json").is_file():
+        model = PeftModel.from_pretrained(base.model, folder, is_trainable=True)
+        return model, json.loads((folder / "epoch.json").read_text(encoding="utf-8"))
+    model = get_peft_model(base.model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=MLP))
+    return model, {"epoch": 0, "right": 0, "steps": 0, "cpu_s": 0.0, "wall_s": 0.0}
+
+
+def _batches(examples: Sequence[Example], order: random.Random) -> list[tuple[Example, ...]]:
+    """All examples once, those of like length together."""
+    drawn = sorted(
+        order.sample(list(examples), len(examples)), key=lambda one: (len(one.prompt) + len(one.answer)) // 8
+    )
+    batches = [tuple(drawn[start : start + LORA_BATCH]) for start in range(0, len(drawn), LORA_BATCH)]
+    order.shuffle(batches)
+    return batches
 
 
 def train_passage(base: Base, passage: Passage, questions: int | None, folder: Path) -> None:
@@ -173,7 +186,8 @@ def train_passage(base: Base, passage: Passage, questions: int | None, folder: P
             optimiser.step()
     steps = PRAG_EPOCHS * len(rows)
     record = {"rank": PRAG.r, "examples": len(rows), "steps": steps, "loss": round(float(loss.detach()), 4)}
-    _keep(model, folder, record | {"rewriting_cpu_s": round(rewriting_s, 2)}, began, wall)
+    seconds = {"cpu_s": time.process_time() - began, "wall_s": time.perf_counter() - wall}
+    _keep(model, folder, record | seconds | {"rewriting_cpu_s": rewriting_s})
     model.unload()
 
 
@@ -257,9 +271,9 @@ def _replies(base: Base, prompts: Sequence[list[int]], most: int, batch: int) ->
     return replies
 
 
-def _keep(model: Any, folder: Path, record: dict[str, Any], began: float, wall: float) -> None:
-    """The adapter and, last of all, how it was trained."""
-    seconds = {"cpu_s": round(time.process_time() - began, 2), "wall_s": round(time.perf_counter() - wall, 2)}
+def _keep(model: Any, folder: Path, record: dict[str, Any]) -> None:
+    """The adapter and, last of all, how it was trained; bytes as bfloat16, as atoms are stored."""
     model.save_pretrained(folder)
-    size = sum(p.numel() for p in model.parameters() if p.requires_grad) * 2  # bfloat16, as atoms are stored
-    (folder / "training.json").write_text(json.dumps(record | seconds | {"size_bytes": size}), encoding="utf-8")
+    size = sum(p.numel() for p in model.parameters() if p.requires_grad) * 2
+    rounded = {name: round(value, 4) for name, value in record.items()}
+    (folder / "training.json").write_text(json.dumps(rounded | {"size_bytes": size}), encoding="utf-8")
