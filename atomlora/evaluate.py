@@ -100,6 +100,7 @@ class ScoredAnswer(Result):
     abstained: bool
     prompt_tokens: int
     latency_ms: float
+    truncated: bool = False
 
 
 def parse_modes(names: str) -> tuple[EvalMode, ...]:
@@ -155,16 +156,14 @@ def evaluate(
             continue
         _warm_up(model, asked[0], mode, top_k, style)
         answers: list[ScoredAnswer] = []
-        truncated = 0
         for start in range(0, len(asked), batch_size):
             batch = asked[start : start + batch_size]
             replies = _ask(model, batch, mode, top_k, max_new_tokens, style, lookup, where)
             for one, reply in zip(batch, replies, strict=True):
                 answers.append(scored(one, reply, mode))
-                truncated += reply.truncated
                 if on_answer is not None:
                     on_answer(answers[-1])
-        scores[mode] = mean_scores(answers, truncated)
+        scores[mode] = mean_scores(answers)
         reader = next((one.reader for one in answers if one.reader is not None), reader)
     return EvalReport(
         modes=scores,
@@ -266,11 +265,12 @@ def scored(one: GoldenQuestion, reply: Reply, mode: str) -> ScoredAnswer:
         abstained=reply.abstained,
         prompt_tokens=reply.prompt_tokens,
         latency_ms=round(reply.latency_ms, 3),
+        truncated=reply.truncated,
     )
 
 
-def mean_scores(answers: Sequence[ScoredAnswer], truncated: int = 0) -> ModeScores:
-    """What the answers of a mode come to; `truncated`: for how many a document was cut."""
+def mean_scores(answers: Sequence[ScoredAnswer]) -> ModeScores:
+    """What the answers of a mode come to."""
     hits = [one.contains for one in answers]
     low, high = metrics.bootstrap_interval(hits)
     stated = [one.stated for one in answers if one.stated is not None]
@@ -284,7 +284,7 @@ def mean_scores(answers: Sequence[ScoredAnswer], truncated: int = 0) -> ModeScor
         abstained=_round(metrics.mean([one.abstained for one in answers])),
         prompt_tokens=round(metrics.mean([one.prompt_tokens for one in answers]), 1),
         latency_ms=round(metrics.mean([one.latency_ms for one in answers]), 1),
-        truncated=truncated,
+        truncated=sum(one.truncated for one in answers),
         stated=_round(metrics.mean(stated)) if stated else None,
         read=_round(read),
     )

@@ -77,9 +77,12 @@ class Run:
             self.atoms, self.targets = list(store.atoms()), store.manifest.targets
         self.done = qa_rows.Rows(self.work / "rows.jsonl")
         self.rows: dict[str, list[ScoredAnswer]] = {}
+        self.opening: dict[str, Any] = {"device": arguments.device}
+        if arguments.hops > 1:
+            self.opening["router"] = RouterSettings(hops=arguments.hops)
 
     def _compile(self) -> dict[str, Any]:
-        """The run's report; `cpu_s` and `seconds` are those of all runs that trained atoms of this store."""
+        """The run's report; `cpu_s` and `seconds` are those of all whole runs that trained its atoms."""
         tell(f"{self.name}: compiling")
         arguments, began = self.arguments, time.process_time()
         settings = CompileSettings(one_adapter="big" in arguments.modes)
@@ -104,10 +107,7 @@ class Run:
     def ask(self, style: Style, modes: list[EvalMode]) -> str | None:
         """Every mode in one style; the reader's name where there is one that was wanted."""
         arguments = self.arguments
-        where: dict[str, Any] = {"device": arguments.device, "reader": arguments.reader}
-        if arguments.hops > 1:
-            where["router"] = RouterSettings(hops=arguments.hops)
-        with AtomLoRA.open(self.work / "store", **where) as model:
+        with AtomLoRA.open(self.work / "store", reader=arguments.reader, **self.opening) as model:
             if style == "short" and model.reader is None:
                 return None
             documents = read_documents(self.found.documents)
@@ -144,7 +144,7 @@ class Run:
             if kind == "lora":
                 replies = qa_rivals.ask_lora(base, folders, questions, NEW_TOKENS, arguments.batch_size)
             else:
-                with AtomLoRA.open(self.work / "store", device=arguments.device, reader="none") as model:
+                with AtomLoRA.open(self.work / "store", reader="none", **self.opening) as model:
                     routes = model.router.route_batch(questions, arguments.top_k)
                 routed = [[atom.id for atom in route.atoms] for route in routes]
                 chosen = qa_rivals.passages_routed(qa_rivals.passages_of(self.atoms), routed)
@@ -165,7 +165,7 @@ def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     run.ask("statement", modes)
     reader = run.ask("short", [mode for mode in modes if mode in READ]) if arguments.reader != "none" else None
     rivals = {kind: run.rival(kind) for kind in arguments.rivals}
-    with AtomLoRA.open(run.work / "store", device=arguments.device, reader="none") as model:
+    with AtomLoRA.open(run.work / "store", reader="none", **run.opening) as model:
         routing = routing_scores(model, run.golden, arguments.top_k)
     kinds = qa_sets.kinds(run.found.golden)
     return {
