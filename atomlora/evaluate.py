@@ -86,9 +86,9 @@ class EvalReport(Result):
 
 
 class ScoredAnswer(Result):
-    """One answer in one mode, with its scores."""
+    """One answer in one mode (of EVAL_MODES, or a benchmark's own), with its scores."""
 
-    mode: EvalMode
+    mode: str
     question: str
     golden: tuple[str, ...]
     text: str
@@ -101,6 +101,7 @@ class ScoredAnswer(Result):
     abstained: bool
     prompt_tokens: int
     latency_ms: float
+    truncated: bool = False
 
 
 def parse_modes(names: str) -> tuple[EvalMode, ...]:
@@ -156,16 +157,14 @@ def evaluate(
             continue
         _warm_up(model, asked[0], mode, top_k, style)
         answers: list[ScoredAnswer] = []
-        truncated = 0
         for start in range(0, len(asked), batch_size):
             batch = asked[start : start + batch_size]
             replies = _ask(model, batch, mode, top_k, max_new_tokens, style, lookup, where)
             for one, reply in zip(batch, replies, strict=True):
-                answers.append(_score(one, reply, mode))
-                truncated += reply.truncated
+                answers.append(scored(one, reply, mode))
                 if on_answer is not None:
                     on_answer(answers[-1])
-        scores[mode] = _means(answers, truncated)
+        scores[mode] = mean_scores(answers)
         reader = next((one.reader for one in answers if one.reader is not None), reader)
     return EvalReport(
         modes=scores,
@@ -251,7 +250,8 @@ def _ask(
             yield reply._replace(statement=answer.statement, reader=answer.reader)
 
 
-def _score(one: GoldenQuestion, reply: Reply, mode: EvalMode) -> ScoredAnswer:
+def scored(one: GoldenQuestion, reply: Reply, mode: str) -> ScoredAnswer:
+    """A reply beside the golden answers."""
     return ScoredAnswer(
         mode=mode,
         question=one.question,
@@ -266,10 +266,12 @@ def _score(one: GoldenQuestion, reply: Reply, mode: EvalMode) -> ScoredAnswer:
         abstained=reply.abstained,
         prompt_tokens=reply.prompt_tokens,
         latency_ms=round(reply.latency_ms, 3),
+        truncated=reply.truncated,
     )
 
 
-def _means(answers: Sequence[ScoredAnswer], truncated: int) -> ModeScores:
+def mean_scores(answers: Sequence[ScoredAnswer]) -> ModeScores:
+    """What the answers of a mode come to."""
     hits = [one.contains for one in answers]
     low, high = metrics.bootstrap_interval(hits)
     stated = [one.stated for one in answers if one.stated is not None]
@@ -283,7 +285,7 @@ def _means(answers: Sequence[ScoredAnswer], truncated: int) -> ModeScores:
         abstained=_round(metrics.mean([one.abstained for one in answers])),
         prompt_tokens=round(metrics.mean([one.prompt_tokens for one in answers]), 1),
         latency_ms=round(metrics.mean([one.latency_ms for one in answers]), 1),
-        truncated=truncated,
+        truncated=sum(one.truncated for one in answers),
         stated=_round(metrics.mean(stated)) if stated else None,
         read=_round(read),
     )

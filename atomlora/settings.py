@@ -109,10 +109,12 @@ class CompileSettings(Settings):
     default where a question is routed to atoms that contradict each other. `question_rounds`: how often a text is
     asked about, up to `max_questions` questions each time, always about something else; `round_trip`: whether an
     instruct base that writes must also answer its questions from the text as it should. `one_adapter`: whether the
-    baseline of one adapter for everything is trained too.
+    baseline of one adapter for everything is trained too. `auto_rank`: the run chooses `adapter.rank`, by its
+    longest atom (`atomlora.compiler.rank`).
     """
 
     adapter: AdapterSettings = AdapterSettings()
+    auto_rank: bool = False
     train: TrainSettings = TrainSettings()
     question_writer: str = "auto"
     endpoint: EndpointSettings = EndpointSettings()

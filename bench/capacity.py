@@ -5,11 +5,12 @@
 An entry is a question that names a person and an answer of ten random digits, so nothing can be guessed and what is
 recalled is stored. One adapter learns all entries by the compiler's own trainer (no neighbours, no silence, at least
 `--steps` steps and `--passes` passes over the entries unless it is done before); recall is the share of entries whose
-ten digits are greedy, to the end of the turn. `atoms` rows are what the product does: an atom for each entry, many at
-once, by the default recipe but for the rank. Without --data the book is made of random names and digits; --data takes
-lines {"query", "target"}, as the phone books of the Parametric Memory Law come. The loss that an adapter of rank r
-takes off n entries of l tokens, in nats a token, is fitted to that law's form, dL = C r^a (n l)^-b + c (arXiv
-2605.30260), over the rows that are short of full recall.
+ten digits are greedy, to the end of the turn. `atoms` rows are what the product does: an atom for each entry (or for
+every `--per-atom` of them), many at once, by the default recipe but for the rank. Without --data the book is made of
+random names and digits; --data takes lines {"query", "target"}, as the phone books of the Parametric Memory Law come.
+The loss that an adapter of rank r takes off n entries of l tokens, in nats a token, is fitted to that law's form,
+dL = C r^a (n l)^-b + c (arXiv 2605.30260), over the rows that are short of full recall. Rows are kept in --keep FILE as
+they come, and those that are there are not made again, so a grid can be run in pieces.
 """
 
 # ruff: noqa: E402
@@ -46,6 +47,7 @@ from atomlora.settings import AdapterSettings, CompileSettings
 ROWS_PER_STEP = 64
 SYLLABLES = tuple(consonant + vowel for consonant in "bdfghklmnprstv" for vowel in "aeio")
 BYTES_PER_NUMBER = 2  # bfloat16
+WHAT = ("kind", "rank", "layers", "entries", "adapters")  # tells rows apart
 
 
 def made_book(size: int) -> list[tuple[str, str]]:
@@ -74,8 +76,8 @@ class Memory:
         self.base, self.steps, self.passes = base, steps, passes
         self.examples = [Example.asked(base.tokenizer, name, digits) for name, digits in book]
 
-    def row(self, kind: str, adapter: AdapterSettings, count: int) -> dict[str, Any]:
-        """Train on the first `count` entries: one adapter (`adapter`), or an atom for each (`atoms`)."""
+    def row(self, kind: str, adapter: AdapterSettings, count: int, per_atom: int = 1) -> dict[str, Any]:
+        """Train on the first `count` entries: one adapter (`adapter`), or an atom for every `per_atom` (`atoms`)."""
         settings = CompileSettings(adapter=adapter)
         targets = resolve_targets(self.base.model, adapter)
         prefix, pad = common_prefix(self.base.tokenizer), self.base.tokenizer.pad_token_id
@@ -84,7 +86,8 @@ class Memory:
         examples, began = self.examples[:count], time.process_time()
         if kind == "atoms":
             neighbours, bank = neighbours_and_bank(self.base, trunk, targets, pool, settings)
-            slots, train, jobs = settings.slots, settings.train, [(one,) for one in examples]
+            slots, train, jobs = settings.slots, settings.train, []
+            jobs = [tuple(examples[start : start + per_atom]) for start in range(0, count, per_atom)]
         else:
             steps = max(self.steps, self.passes * -(-count // ROWS_PER_STEP))
             change = {"rows_per_step": ROWS_PER_STEP, "max_steps": steps, "decay_steps": steps, "silence_rows": 0}
@@ -95,9 +98,8 @@ class Memory:
         trained = list(trainer.run(named))
         seconds = time.process_time() - began
         size_bytes = record_size(adapter.rank, targets) * BYTES_PER_NUMBER * len(named)
-        return {"kind": kind, "rank": adapter.rank, "layers": adapter.layers, "entries": count} | self._found(
-            trained, trunk, count, size_bytes, seconds
-        )
+        asked = {"kind": kind, "rank": adapter.rank, "layers": adapter.layers, "entries": count, "adapters": len(named)}
+        return asked | self._found(trained, trunk, count, size_bytes, seconds)
 
     def _found(
         self, trained: Sequence[TrainedAtom], trunk: Trunk, count: int, size_bytes: int, seconds: float
@@ -150,13 +152,30 @@ def fitted_law(rows: Sequence[dict[str, Any]]) -> dict[str, float] | None:
 
 
 def rows_of(memory: Memory, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Every adapter that was asked for, then the atoms."""
+    """Every adapter that was asked for, then the atoms; kept ones first of all."""
+    keep: Path | None = arguments.keep
+    kept = [json.loads(line) for line in keep.read_text().splitlines()] if keep is not None and keep.is_file() else []
+    yield from kept
+    done = [[row[name] for name in WHAT] for row in kept]
+    for kind, adapter, count, per_atom in wanted(arguments):
+        adapters = 1 if kind == "adapter" else -(-count // per_atom)
+        if [kind, adapter.rank, adapter.layers, count, adapters] not in done:
+            row = memory.row(kind, adapter, count, per_atom)
+            if keep is not None:
+                with keep.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(row) + "\n")
+            yield row
+
+
+def wanted(arguments: argparse.Namespace) -> Iterator[tuple[str, AdapterSettings, int, int]]:
+    """Kind, shape, entries and entries of an atom of each row."""
     for layers in arguments.layers:
         for rank in arguments.ranks:
             for count in arguments.entries:
-                yield memory.row("adapter", AdapterSettings(rank=rank, layers=layers), count)
+                yield "adapter", AdapterSettings(rank=rank, layers=layers), count, count
     for rank in arguments.atom_ranks:
-        yield memory.row("atoms", AdapterSettings(rank=rank), arguments.atoms)
+        for per_atom in arguments.per_atom:
+            yield "atoms", AdapterSettings(rank=rank), arguments.atoms, per_atom
 
 
 def plot(rows: Sequence[dict[str, Any]], folder: Path) -> None:
@@ -188,11 +207,13 @@ def main() -> None:
     parser.add_argument("--layers", default="late:auto", help="choices of layers, split by ;")
     parser.add_argument("--atoms", type=int, default=100, help="entries that get an atom each")
     parser.add_argument("--atom-ranks", default="1,2,4")
+    parser.add_argument("--per-atom", default="1", help="entries that share an atom")
     parser.add_argument("--steps", type=int, default=200, help="of one adapter, at least")
     parser.add_argument("--passes", type=int, default=40, help="over all entries, at most")
+    parser.add_argument("--keep", type=Path, help="jsonl of finished rows, of one base and one book")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
-    for name in ("ranks", "entries", "atom_ranks"):
+    for name in ("ranks", "entries", "atom_ranks", "per_atom"):
         given = getattr(arguments, name)
         try:
             values = [int(one) for one in given.split(",") if one.strip()]
@@ -223,11 +244,11 @@ def main() -> None:
         json.dump(result, sys.stdout, indent=2)
         print()
         return
-    print("kind     rank  layers     entries  recall   loss  steps  CPU s  KiB  bytes/entry")
+    print("kind     rank  layers     entries adapters  recall   loss  steps  CPU s  KiB  bytes/entry")
     for row in rows:
-        kind = f"{row['kind']:8} {row['rank']:4}  {row['layers']:9} {row['entries']:8}  {row['recall']:.3f}"
+        kind = f"{row['kind']:8} {row['rank']:4}  {row['layers']:9} {row['entries']:8} {row['adapters']:8}"
         size = f"{row['size_bytes'] / 1024:6.0f} {row['bytes_per_recalled_entry']:8}"
-        print(f"{kind}  {row['loss']:5.2f} {row['steps']:6} {row['cpu_seconds']:6} {size}")
+        print(f"{kind}  {row['recall']:.3f} {row['loss']:5.2f} {row['steps']:6} {row['cpu_seconds']:6} {size}")
     print(f"law: {result['law']}")
 
 

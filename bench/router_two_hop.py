@@ -27,16 +27,23 @@ Facts = Mapping[tuple[str, str], tuple[int, list[str]]]
 def two_step_questions(folder: Path, texts: Sequence[str]) -> list[tuple[str, frozenset[int]]]:
     """Questions of difficulty 2 with the numbers of the right ones among the atoms' `texts`."""
     lines: list[dict[str, Any]] = json.loads((folder / "questions.json").read_text(encoding="utf-8"))
-    facts: dict[tuple[str, str], tuple[int, list[str]]] = {}
-    for number, text in enumerate(texts):
-        if found := _FACT.match(text):
-            values = [value.strip() for value in found[3].split(",")]
-            facts[singular(found[1]), found[2]] = (number, values)
+    facts = article_facts(texts)
     asked = []
     for line in lines:
         if line["difficulty"] == 2 and (right := last_step(line["question"], facts)):
             asked.append((line["question"], right))
     return asked
+
+
+def article_facts(texts: Sequence[str]) -> dict[tuple[str, str], tuple[int, list[str]]]:
+    """What the sentences of `texts` state, one on a line; the number of the text with each."""
+    facts: dict[tuple[str, str], tuple[int, list[str]]] = {}
+    for number, text in enumerate(texts):
+        for line in text.splitlines():
+            if found := _FACT.match(line):
+                values = [value.strip() for value in found[3].split(",")]
+                facts[singular(found[1]), found[2]] = (number, values)
+    return facts
 
 
 def last_step(question: str, facts: Facts) -> frozenset[int]:

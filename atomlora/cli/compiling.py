@@ -35,7 +35,9 @@ from atomlora.quantised import quantised_name
 @click.option("--mount", metavar="always|label:NAME", help="When a behaviour is mounted.  [default: always]")
 @click.option("--tenant", metavar="NAME", help="Whose documents SRC are; those of others stay.  [default: everybody's]")
 @options.writer_options
-@click.option("--rank", type=int, help="Rank of an atom's adapter.")
+@click.option(
+    "--rank", metavar="N|auto", help="Rank of an atom's adapter; auto: by the longest sentence.  [default: 4]"
+)
 @click.option("--alpha", type=float, help="Its alpha: deltas are scaled by alpha / rank.")
 @click.option("--layers", metavar="late:N|LIST", help="Which layers: the last N, or numbers like 25,26,27.")
 @click.option("--targets", help="Which linear layers, such as gate_proj,up_proj,down_proj.")

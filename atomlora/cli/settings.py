@@ -22,7 +22,7 @@ _OPTIONS = {  # of settings that have another name
 
 def compile_settings(
     *,
-    rank: int | None,
+    rank: str | None,
     alpha: float | None,
     layers: str | None,
     targets: str | None,
@@ -39,9 +39,11 @@ def compile_settings(
     if names == ():
         raise UsageError("--targets is empty; name linear layers, such as gate_proj,up_proj,down_proj")
     with _named_options():
-        adapter = AdapterSettings(**_given(rank=rank, alpha=alpha, layers=layers, targets=names))
+        number = None if rank == "auto" else rank  # pydantic makes a number of it
+        adapter = AdapterSettings(**_given(rank=number, alpha=alpha, layers=layers, targets=names))
         return CompileSettings(
             adapter=adapter,
+            **_given(auto_rank=True if rank == "auto" else None),
             **_given(slots=slots, embedder=embedder, on_conflict=on_conflict, storage=storage),
             **_given(reader=_checked_reader(reader)),
             **_writer(**writer),

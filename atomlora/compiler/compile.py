@@ -15,6 +15,7 @@ from atomlora.compiler.given import given_questions
 from atomlora.compiler.one_adapter import train_one_adapter
 from atomlora.compiler.plan import plan_run
 from atomlora.compiler.progress import CompileReport, Listener, Teller
+from atomlora.compiler.rank import with_rank
 from atomlora.compiler.report import atom_counts, failures
 from atomlora.compiler.routing import found_conflicts, routing_of
 from atomlora.compiler.session import TrainingSession
@@ -54,10 +55,11 @@ def compile_corpus(
     taught = None if examples is None else behaviour_drafts(examples, mount)
     with Store.writer(store) as writer:
         loaded = load_base(base, device)
-        plan = plan_run(writer, loaded, settings or CompileSettings(), bool(sources), tenant)
+        given = given_questions(drafts_from(passages, tenant), questions)
+        settings = with_rank(settings or CompileSettings(), given, writer.head, loaded.tokenizer)
+        plan = plan_run(writer, loaded, settings, bool(sources), tenant)
         settings, recipe = plan.settings, plan.recipe
 
-        given = given_questions(drafts_from(passages, tenant), questions)
         kept = reuse(given.drafts, given.questions, writer.finished(), loaded.fingerprint, recipe, given.covered)
         drafts = ask(given, kept, cached(plan.writer, loaded.fingerprint), settings.max_questions, teller)
         plan.writer.close()

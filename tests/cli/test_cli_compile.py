@@ -82,6 +82,11 @@ def test_options_reach_the_compiler(run, compiler, tmp_path):
     assert (compiler["examples"], compiler["mount"]) == (None, "always")
 
 
+def test_the_rank_can_be_left_to_the_run(run, compiler, tmp_path):
+    assert run("compile", "docs", "-o", tmp_path / "s", "--rank", "auto").exit_code == 0
+    assert compiler["settings"] == CompileSettings(auto_rank=True)
+
+
 def test_examples_reach_the_compiler(run, compiler, tmp_path):
     assert run("compile", "-o", tmp_path / "s", "--examples", "a.jsonl", "--mount", "label:calm").exit_code == 0
     assert (compiler["sources"], compiler["examples"], compiler["mount"]) == ((), [Path("a.jsonl")], "label:calm")
