@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from atomlora.compiler.drafts import BEHAVIOUR
+from atomlora.atom import BEHAVIOUR
 from atomlora.compiler.given import Given
 from atomlora.prompts import answer_ids
 from atomlora.settings import CompileSettings
