@@ -1,9 +1,8 @@
 """`--rank auto`: the smallest rank that holds the longest atom of a run.
 
 What `bench/capacity.py` found with the embedded base and random digits, which nothing but the adapter can hold
-(bench/RESULTS.md, "Capacity"): rank 2 recalls 550 tokens in full, rank 1 fails now and then even on a dozen. A
-linear layer's low-rank update has parameters in proportion to its rank, so more tokens get more rank in proportion,
-on the safe side of the Parametric Memory Law (arXiv 2605.30260), by which what is held falls more slowly.
+(bench/RESULTS.md, "Capacity"): rank 2 recalls 550 tokens in full, rank 1 fails now and then even on a dozen. Beyond
+what was measured, more tokens get more rank in proportion, as parameters grow with rank: an assumption.
 """
 
 from __future__ import annotations
