@@ -19,7 +19,7 @@ from atomlora.router.scores import Candidates
 DEFAULT_GATE = (1.43, 1.17, -2.02)
 # The same with late interaction, whose scores spread wider
 LATE_GATE = (0.79, 0.34, -1.75)
-# Fitted by bench/router_fit.py on people's questions about sixteen other SQuAD articles; the order is that of
+# Fitted by bench/router_fit.py on people's questions about SQuAD's first sixteen articles; the order is that of
 # `scope_features`
 DEFAULT_SCOPE = (2.15, 0.88, 0.77, 2.13)
 LATE_SCOPE = (1.69, 1.52, 0.62, 1.98)
