@@ -75,7 +75,8 @@ class QuestionLine(BaseModel):
 def load_question_file(path: str | Path) -> list[QuestionLine]:
     """Read a question file; blank lines are skipped.
 
-    Raises InputError naming the file, the line and the field for anything that is not a QuestionLine.
+    Raises InputError naming the file, the line and the field for anything that is not a QuestionLine, and for a file
+    that holds none: it may have been cut off, and would be taken for no file at all.
     """
     path = Path(path)
     try:
@@ -97,6 +98,8 @@ def load_question_file(path: str | Path) -> list[QuestionLine]:
             raise InputError(f"--questions {path}, line {number}: {field}: {reason}; {_FORM}") from error
         read._number = number
         lines.append(read)
+    if not lines:
+        raise InputError(f"--questions {path}: holds no question; leave the option out to have questions written")
     return lines
 
 

@@ -42,6 +42,13 @@ def test_user_questions_that_cannot_be_read(tmp_path):
         load_question_file(tmp_path / "latin.jsonl")
 
 
+@pytest.mark.parametrize("content", ["", "\n  \n"])
+def test_a_file_without_a_question_is_not_taken_for_no_file(tmp_path, content):
+    (tmp_path / "q.jsonl").write_text(content)
+    with pytest.raises(InputError, match=r"q\.jsonl: holds no question; leave the option out"):
+        load_question_file(tmp_path / "q.jsonl")
+
+
 def test_what_is_written_is_read(tmp_path):
     lines = [
         QuestionLine(question="Wer?", answer="Änne", source="b.md"),
