@@ -130,7 +130,8 @@ class Memory:
 
 def fitted_law(rows: Sequence[dict[str, Any]]) -> dict[str, float] | None:
     """C, a, b and c of dL = C r^a T^-b + c over the rows of one adapter that are short of full recall, and R²; None
-    where they are fewer than five or all of one rank, which says nothing of a. c is searched on a grid, the others follow by least squares in logarithms."""
+    where they are fewer than five or all of one rank, which says nothing of a. c is searched on a grid, the others
+    follow by least squares in logarithms."""
     short = [row for row in rows if row["kind"] == "adapter" and row["recall"] < 1 and row["loss_reduction"] > 0]
     if len(short) < 5 or len({row["rank"] for row in short}) < 2:
         return None
