@@ -1,4 +1,4 @@
-"""Files of this folder for each other: `from beside import beside`, then `beside("merges")`.
+"""Files of this folder for each other: `from beside import beside`, then `beside("merges")`; and how results are told.
 
 Importing this takes the folder off the import path before transformers is imported, which probes for a package called
 `kernels`: the benchmark of that name must not answer.
@@ -7,7 +7,9 @@ Importing this takes the folder off the import path before transformers is impor
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,3 +27,12 @@ def beside(name: str) -> Any:
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def told(result: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any]], None]) -> None:
+    """A result on stdout: one JSON object, or as `show` prints it."""
+    if not as_json:
+        show(result)
+        return
+    json.dump(result, sys.stdout, indent=2)
+    print()

@@ -13,7 +13,6 @@ dL = C r^a (n l)^-b + c (arXiv 2605.30260), over the rows that are short of full
 they come, and those that are there are not made again, so a grid can be run in pieces.
 """
 
-# ruff: noqa: E402
 from __future__ import annotations
 
 import argparse
@@ -27,9 +26,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-# transformers probes for a package called `kernels`, which the benchmark of that name must not answer.
-sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).resolve().parent]
-
+import beside  # noqa: F401 - takes this folder off the import path
 import numpy as np
 import torch
 
@@ -86,7 +83,7 @@ class Memory:
         examples, began = self.examples[:count], time.process_time()
         if kind == "atoms":
             neighbours, bank = neighbours_and_bank(self.base, trunk, targets, pool, settings)
-            slots, train, jobs = settings.slots, settings.train, []
+            slots, train = settings.slots, settings.train
             jobs = [tuple(examples[start : start + per_atom]) for start in range(0, count, per_atom)]
         else:
             steps = max(self.steps, self.passes * -(-count // ROWS_PER_STEP))

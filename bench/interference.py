@@ -23,7 +23,6 @@ token of the base's answer in nats, and the share of greedy answers that stay th
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import sys
 import time
@@ -34,7 +33,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from beside import beside
+from beside import beside, told
 
 from atomlora import compile_corpus
 from atomlora.bases import cache_folder
@@ -252,11 +251,7 @@ def main() -> None:
         parser.exit(error.exit_code, f"Error: {error}\n")
     if arguments.plots is not None:
         plots.plot(result, arguments.plots)
-    if arguments.json:
-        json.dump(result, sys.stdout, indent=2)
-        print()
-    else:
-        show(result)
+    told(result, arguments.json, show)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ mounted: KL(base || composed) per token in nats, and the share of answers that s
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -26,13 +25,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from beside import beside
+from beside import beside, told
 
 from atomlora.atom import Atom
 from atomlora.bases import load_base
 from atomlora.compiler.trunk import Example
 from atomlora.errors import AtomLoraError, InputError
-from atomlora.golden import GoldenQuestion, load_golden
+from atomlora.golden import GoldenQuestion, load_golden, read_questions
 from atomlora.interference.asked import golden_questions
 from atomlora.interference.lab import Lab, Stack, wordings
 from atomlora.interference.off_topic import base_examples, changed, mean_kl, repeats, wrong_atoms
@@ -192,8 +191,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "prediction_ms_of_8": prediction_ms(records, atoms),
     }
     if arguments.off_topic is not None:
-        lines = arguments.off_topic.read_text(encoding="utf-8").splitlines()
-        questions = [json.loads(line)["question"] for line in lines if line.strip()]
+        questions = list(read_questions(arguments.off_topic))
         result["off_topic"] = list(off_topic_rows(lab, len(atoms), questions, arguments.tokens))
     return result | {"load": [load, os.getloadavg()], "cpu_seconds": round(time.process_time() - began, 1)}
 
@@ -232,13 +230,9 @@ def main() -> None:
         parser.error(f"--atoms must be at least 1, not {arguments.atoms}")
     try:
         result = run(arguments)
-    except (AtomLoraError, OSError) as error:
-        parser.exit(2, f"Error: {error}\n")
-    if arguments.json:
-        json.dump(result, sys.stdout, indent=2)
-        print()
-    else:
-        show(result)
+    except AtomLoraError as error:
+        parser.exit(error.exit_code, f"Error: {error}\n")
+    told(result, arguments.json, show)
 
 
 if __name__ == "__main__":

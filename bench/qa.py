@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from beside import beside
+from beside import beside, told
 
 from atomlora import AtomLoRA, CompileSettings, compile_corpus
 from atomlora.answers import Style
@@ -282,11 +282,7 @@ def main() -> None:
         result = run(arguments)
     except AtomLoraError as error:
         parser.exit(error.exit_code, f"Error: {error}\n")
-    if arguments.json:
-        json.dump(result, sys.stdout, indent=2)
-        print()
-    else:
-        show(result)
+    told(result, arguments.json, show)
 
 
 if __name__ == "__main__":

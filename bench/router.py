@@ -21,12 +21,11 @@ import os
 import sys
 from pathlib import Path
 
-from beside import beside
+from beside import beside, told
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import argparse
-import json
 import platform
 import resource
 import time
@@ -280,11 +279,7 @@ def main() -> None:
         parser.exit(error.exit_code, f"Error: {error}\n")
     if arguments.plot is not None:
         beside("router_plots").plot(result, arguments.plot)
-    if arguments.json:
-        json.dump(result, sys.stdout, indent=2)
-        print()
-    else:
-        show(result)
+    told(result, arguments.json, show)
 
 
 if __name__ == "__main__":
