@@ -9,8 +9,8 @@ quality: on each set (bench/router_sets.py), next to FAISS Flat over MiniLM vect
 own keys (a flat softmax over its cosines as weights), and BM25 over passages and over atoms. recall@k: a right atom is
 among the first k; passage@k: an atom of its passage, or the passage, is. Refusing is measured on as many foreign
 questions (half about the real world, half from the other sets) as answerable ones: the router by its own threshold,
-the rivals by the threshold that stops 95 % of the general questions (as the router's is found), and all of them by
-the threshold that would have been best. ECE: of the gates of routed atoms, and of the confidence.
+the rivals by the threshold that stops 95 % of the general questions, and all of them by the threshold that would have
+been best. ECE: of the gates of routed atoms, and of the confidence.
 
 scale: bench/router_scale.py. Real keys are those of the sets that are there, or of the sample corpus.
 """
@@ -40,7 +40,6 @@ from atomlora.bases import cache_folder
 from atomlora.errors import AtomLoraError
 from atomlora.metrics import bootstrap_interval
 from atomlora.router import GENERAL_QUESTIONS, Router, RouterSettings, fit_calibration, load_embedder
-from atomlora.router.calibrate import stopping_threshold
 from atomlora.router.logistic import calibration_error
 
 sets, rivals, scale = beside("router_sets"), beside("router_rivals"), beside("router_scale")
@@ -178,7 +177,7 @@ def refusing(contender: Any, inside: np.ndarray, outside: np.ndarray) -> dict[st
         threshold = contender.router.calibration.threshold
     else:
         general = np.array([contender.rank(question).sure for question in GENERAL_QUESTIONS])
-        threshold = stopping_threshold(general, ALPHA)
+        threshold = rivals.stopping_threshold(general, ALPHA)
     row = {
         "threshold": threshold,
         **rivals.refusal(inside < threshold, outside < threshold),

@@ -151,7 +151,7 @@ def fitted(rows: Sequence[Row], part: str, count: int) -> dict[str, Any]:
         "scores": part,
         "features": count,
         "coefficients": fit_logistic(features, covered, nothing, STRENGTH, weights).round(2).tolist(),
-        "people": np.quantile(sure[covered], PEOPLE_ALPHAS).round(3).tolist(),
+        "people": np.quantile(sure[covered], PEOPLE_ALPHAS).round(4).tolist(),
         "log_loss": float(weights @ -np.log(likely) / weights.sum()),
         "auroc": {name: rivals.roc_area(sure[covered], sure[kinds == n]) for n, name in enumerate(KINDS) if n},
     }

@@ -102,6 +102,12 @@ def roc_area(inside: Sequence[float], outside: Sequence[float]) -> float:
     return float(above / (len(inside) * len(outside)))
 
 
+def stopping_threshold(confidences: np.ndarray, alpha: float) -> float:
+    """The smallest threshold below which all but a share `alpha` of the `confidences` lie."""
+    ordered = np.sort(confidences)[::-1]
+    return float(np.nextafter(ordered[min(int(alpha * len(ordered)), len(ordered) - 1)], np.inf))
+
+
 def refusal(inside: np.ndarray, outside: np.ndarray) -> dict[str, float]:
     """Precision, recall and F1 of refusing foreign questions, from which of either were refused (bool)."""
     right, wrong = float(outside.sum()), float(inside.sum())

@@ -2,15 +2,14 @@
 
 Every question that keys an atom is asked as if it, and its rewordings, were not in the store (leave one out).
 Of its candidates one atom is relevant and the rest are not: a logistic model of their scores gives each atom
-its gate w in [0, 1], on its own, not normalised to a sum. A second model tells these questions from general
-ones, which stand for all that the store does not know: P(the store covers the question).
+its gate w in [0, 1], on its own, not normalised to a sum. As people word questions otherwise than machines do, it is
+held close to coefficients fitted on people's questions (`atomlora.router.features`). The confidence, P(the store covers
+the question), sets the store's general questions, which stand for all that it does not know, against people's
+(`atomlora.router.confidence`).
 
-The router keeps silent below a threshold. The conformal one lets a share 1 - alpha of the leave-one-out
-questions pass, but they are worded like the text, and people's questions score lower. What stops a share 1 - alpha
-of the general questions is too low on most stores, for these are far from any text. So the threshold is the latter,
-raised halfway to what a share 1 - alpha of people's questions about other texts pass, and the conformal one where
-that is lower still. As people word questions otherwise than machines do, both models are held close to coefficients
-fitted on people's questions (`atomlora.router.features`).
+The router keeps silent where that is less than even. Where a share alpha of the answerable questions would be lost by
+that, the threshold is the conformal one, which a share 1 - alpha pass: of the leave-one-out questions or, without
+any, of people's questions about other texts.
 
 Source of the conformal threshold: Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World (2005).
 """
@@ -24,21 +23,12 @@ from typing import NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from atomlora.router.confidence import FOLDS, fit_line, held_out, people_threshold, scope_logits
 from atomlora.router.embedder import Embedder
-from atomlora.router.features import (
-    DEFAULT_GATE,
-    DEFAULT_PEOPLE,
-    DEFAULT_SCOPE,
-    LATE_GATE,
-    LATE_PEOPLE,
-    LATE_SCOPE,
-    PEOPLE_ALPHAS,
-    gate_features,
-    scope_features,
-)
+from atomlora.router.features import DEFAULT_GATE, DEFAULT_SCOPE, LATE_GATE, LATE_SCOPE, gate_features, scope_features
 from atomlora.router.general_questions import GENERAL_QUESTIONS
 from atomlora.router.late import open_late
-from atomlora.router.logistic import calibration_error, fit_logistic, probabilities, sigmoid
+from atomlora.router.logistic import calibration_error, fit_logistic, probabilities
 from atomlora.router.scores import Candidates, Scorer
 from atomlora.router.settings import RouterSettings
 
@@ -46,15 +36,10 @@ from atomlora.router.settings import RouterSettings
 SIBLING_COSINE = 0.8
 # Candidates per question that the gate learns from: what a route can contain, not the long tail
 LEARNT_CANDIDATES = 16
-FOLDS = 5
-# Pull towards the defaults (penalty on the squared distance): strong, for the reason at the top
+# From here on a question is more likely covered than not: the threshold is never higher
+EVEN = 0.5
+# Pull of gates towards the defaults (penalty on the squared distance): strong, for the reason at the top
 PRIOR_STRENGTH = 30.0
-
-
-def people_threshold(late: bool, alpha: float) -> float:
-    """The confidence, by the default coefficients, that a share 1 - alpha of people's questions reach about texts that
-    the coefficients were not fitted on; between the shares that were measured, by a line."""
-    return float(np.interp(alpha, PEOPLE_ALPHAS, LATE_PEOPLE if late else DEFAULT_PEOPLE))
 
 
 class Calibration(BaseModel):
@@ -174,11 +159,12 @@ def fit_calibration(
     scored = scorer.score_batch(general, *scorer.encode(embedder, list(general)))
     outside = [candidates for candidates in scored if len(candidates.atoms)]
 
-    gate, scope = gate_table(inside, default.gate), scope_table(inside, outside, default.scope)
-    held_gate, held_scope = gate.held_out(), scope.held_out()
-    answerable, foreign = held_scope[: len(inside)], held_scope[len(inside) :]
-    raised = halfway(stopping_threshold(foreign, alpha), default.threshold)
-    threshold = min(conformal_threshold(answerable, alpha, default.threshold), raised)
+    gate = gate_table(inside, default.gate)
+    logits = scope_logits(outside, default.late)
+    line, foreign = fit_line(logits, default.late), held_out(logits, default.late)
+    answerable = line.chances(scope_logits([candidates for _, candidates in inside], default.late))
+    passing = conformal_threshold(answerable, alpha, people_threshold(default.late, alpha, line))
+    threshold = min(passing, EVEN) if outside else passing
     stats = {"negatives": float(len(outside)), "general_abstained": _share(foreign < threshold)}
     if inside:
         places = np.array([_place(candidates.atoms, atom) for atom, candidates in inside])
@@ -188,12 +174,14 @@ def fit_calibration(
             "loo_recall_at_4": _share(places < 4),
             "loo_recall_at_8": _share(places < 8),
             "loo_abstained": _share(answerable < threshold),
-            "gate_ece": calibration_error(held_gate, gate.labels),
-            "scope_ece": calibration_error(held_scope, scope.labels),
+            "gate_ece": calibration_error(gate.held_out(), gate.labels),
+            "scope_ece": calibration_error(
+                np.concatenate([answerable, foreign]), np.arange(len(inside) + len(foreign)) < len(inside)
+            ),
         }
     return Calibration(
         gate=(*gate.fit().tolist(),),
-        scope=(*scope.fit().tolist(),),
+        scope=line.coefficients(default.late),
         threshold=threshold,
         alpha=alpha,
         late=default.late,
@@ -210,31 +198,13 @@ def conformal_threshold(confidences: np.ndarray, alpha: float, otherwise: float 
     return float(np.sort(confidences)[allowed - 1])
 
 
-def stopping_threshold(confidences: np.ndarray, alpha: float) -> float:
-    """The smallest threshold below which all but a share `alpha` of the `confidences` lie; 1 without any."""
-    if not len(confidences):
-        return 1.0
-    ordered = np.sort(confidences)[::-1]
-    return float(np.nextafter(ordered[min(int(alpha * len(ordered)), len(ordered) - 1)], 2.0))
-
-
-def halfway(stopping: float, passing: float) -> float:
-    """From the threshold that stops foreign questions halfway, in log-odds, to what people's questions pass, where that
-    is the higher."""
-    if stopping >= passing:
-        return stopping
-    ends = np.clip([stopping, passing], 1e-6, 1 - 1e-6)
-    return float(sigmoid(np.mean(np.log(ends / (1 - ends)))))
-
-
 class Table(NamedTuple):
-    """Rows to fit, with the fold of each: features (n, f), labels, folds and weights (n,), prior f + 1
+    """Rows to fit, with the fold of each: features (n, f), labels and folds (n,), prior f + 1
     numbers."""
 
     features: np.ndarray
     labels: np.ndarray
     folds: np.ndarray
-    weights: np.ndarray
     prior: tuple[float, ...]
 
     def fit(self, rows: np.ndarray | None = None) -> np.ndarray:
@@ -248,7 +218,7 @@ class Table(NamedTuple):
         while True:
             # a feature at 0 with a prior of 0 keeps the coefficient 0
             start = np.append(prior[:-1] * useful, prior[-1])
-            found = fit_logistic(features * useful, labels, start, PRIOR_STRENGTH, self.weights[rows])
+            found = fit_logistic(features * useful, labels, start, PRIOR_STRENGTH)
             if (found[:-1] >= 0).all():
                 return found
             useful &= found[:-1] >= 0
@@ -275,19 +245,7 @@ def gate_table(inside: list[tuple[int, Candidates]], prior: tuple[float, ...]) -
     features = np.concatenate([np.zeros((0, len(prior) - 1)), *parts])
     label = np.concatenate([np.zeros(0, bool), *labels])
     fold = np.concatenate([np.zeros(0, int), *folds])
-    return Table(features, label, fold, np.ones(len(label)), prior)
-
-
-def scope_table(inside: list[tuple[int, Candidates]], outside: list[Candidates], prior: tuple[float, ...]) -> Table:
-    """One row per question: does the store cover it? The two classes weigh the same. Atoms' questions come
-    first."""
-    rows = [scope_features(candidates) for _, candidates in inside] + [scope_features(c) for c in outside]
-    features = np.array(rows).reshape(len(rows), len(prior) - 1)
-    labels = np.arange(len(rows)) < len(inside)
-    folds = np.array([atom % FOLDS for atom, _ in inside] + [n % FOLDS for n in range(len(outside))], int)
-    half = len(rows) / 2
-    weights = np.where(labels, half / max(len(inside), 1), half / max(len(outside), 1))
-    return Table(features, labels, folds, weights, prior)
+    return Table(features, label, fold, prior)
 
 
 def _place(atoms: np.ndarray, atom: int) -> int:

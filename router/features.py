@@ -25,9 +25,9 @@ DEFAULT_SCOPE = (2.15, 0.88, 0.77, 2.13)
 LATE_SCOPE = (1.69, 1.52, 0.62, 1.98)
 # By the same, for articles that the fit did not see: by alpha, the confidence below which a share alpha of people's
 # questions lies
-PEOPLE_ALPHAS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3)
-DEFAULT_PEOPLE = (0.322, 0.458, 0.642, 0.849, 0.952, 0.98)
-LATE_PEOPLE = (0.321, 0.411, 0.723, 0.887, 0.961, 0.984)
+PEOPLE_ALPHAS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
+DEFAULT_PEOPLE = (0.322, 0.458, 0.642, 0.849, 0.952, 0.98, 0.9942, 0.9985, 0.9997)
+LATE_PEOPLE = (0.321, 0.411, 0.723, 0.887, 0.961, 0.984, 0.9949, 0.9984, 0.9997)
 # A small store is scored as if it had rivals: this many, with the score that on-topic rivals typically get.
 RIVALS = 24
 
