@@ -33,9 +33,9 @@ class Recalibrated(BaseModel):
 def recalibrate(store: Path, alpha: float = 0.05, foreign: Sequence[str] = ()) -> Recalibrated:
     """Fit the calibration of the store's current version and commit it.
 
-    `alpha`: the share of answerable questions that may be given up for silence. `foreign`: questions that the store
-    does not cover, beside the general ones. Raises UsageError for an `alpha` outside of (0, 1), StoreError for a store
-    without keys, BaseModelError where the embedder that made them is not there.
+    `alpha`: the share of answerable questions that may be given up for silence, at most. `foreign`: questions that the
+    store does not cover, beside the general ones. Raises UsageError for an `alpha` outside of (0, 1), StoreError for a
+    store without keys, BaseModelError where the embedder that made them is not there.
     """
     from atomlora.router import GENERAL_QUESTIONS
     from atomlora.runtime.keys import fit_store_calibration, kept_keys, open_embedder

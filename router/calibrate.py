@@ -47,8 +47,8 @@ class Calibration(BaseModel):
 
     `gate` (3) and `scope` (4): coefficients over `gate_features` and `scope_features`, the intercept last; 3 for
     `scope` too where the store was calibrated before the first atom's gate took part, and then it takes none.
-    `threshold`: confidence below which the router abstains; `alpha`: the share of answerable questions given
-    up for it. `late`: whether the scores it was fitted on have the part of late interaction. `stats`:
+    `threshold`: confidence below which the router abstains; `alpha`: the share of answerable questions that
+    may be given up for it. `late`: whether the scores it was fitted on have the part of late interaction. `stats`:
     negatives and general_abstained (the share of the general questions below the threshold), and where the
     store has questions: questions, loo_recall_at_1/4/8, loo_abstained, gate_ece, scope_ece, all from folds
     that the fit did not see.
@@ -139,7 +139,7 @@ def fit_calibration(
     `questions` bool (n,) says which keys are questions (default: those that end in a question mark);
     `general` are questions outside the store; at most `limit` questions are left out in turn. `cache` as for
     `Router`, and `documents` and `token_cache` too: with these the fit is for routing with late interaction. With
-    no question among the keys the default coefficients stay, and only the threshold is the store's own.
+    no question among the keys the default gates stay, and only confidence and threshold are the store's own.
     """
     settings = settings or RouterSettings()
     late = open_late(embedder, documents, token_cache)

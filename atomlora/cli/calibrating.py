@@ -11,13 +11,14 @@ from atomlora.cli import options
 
 @click.command()
 @options.folder_argument
-@click.option("--alpha", default=0.05, show_default=True, help="Share of answerable questions given up for silence.")
+@click.option("--alpha", default=0.05, show_default=True, help="Most of the answerable questions to give up.")
 @click.option("--foreign", type=click.Path(path_type=Path), help='jsonl of {"question"} not to be answered.')
 @options.json_option
 def recalibrate(store: Path, alpha: float, foreign: Path | None, as_json: bool) -> None:
     """Fit a store's gates and its threshold of silence anew, as a version of its own.
 
-    Takes the store's own questions for answerable and general ones, and those of --foreign, for not.
+    Gates are learnt from the store's own questions. What general questions score, and those of --foreign, says how
+    sure the router has to be.
     """
     from atomlora.golden import read_questions
     from atomlora.recalibrate import recalibrate as fit
