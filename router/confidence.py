@@ -93,7 +93,8 @@ def people_logits(late: bool, alphas: np.ndarray) -> np.ndarray:
     """Default log-odds below which shares `alphas` of people's questions lie about texts that the coefficients were not
     fitted on; between the shares that were measured, by a line."""
     measured = np.array(LATE_PEOPLE if late else DEFAULT_PEOPLE)
-    return np.interp(alphas, PEOPLE_ALPHAS, np.log(measured / (1 - measured)))
+    logits: np.ndarray = np.interp(alphas, PEOPLE_ALPHAS, np.log(measured / (1 - measured)))
+    return logits
 
 
 def people_threshold(late: bool, alpha: float, line: Line | None = None) -> float:
