@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from atomlora.statements import Row, Statement
 
 
-SURE = 0.6  # of style auto: a reader's answer that is less probable than this, as a whole, is unsure
+SURE = 0.55  # of style auto: a reader's answer that is less probable than this, as a whole, is unsure
 
 
 class How(NamedTuple):
