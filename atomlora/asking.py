@@ -37,9 +37,9 @@ class How(NamedTuple):
 
 class Asked(NamedTuple):
     """A question, its route, what of it takes part, the mode that answers it, and the statements to be made, one for
-    each turn (see `atomlora.turns`). Where the reader `reads`, it alone sees the texts that are `shown`; `least` is the
-    probability below which its answer gives way to the statement. `where`: what might be routed. `refused`:
-    it is off topic, and nobody is to answer it."""
+    each turn (see `atomlora.turns`). `shown`: the texts that the reader sees, where it `reads`, and the base in mode
+    text; `least`: the probability below which the reader's answer gives way to the statement. `where`: what might be
+    routed. `refused`: it is off topic, and nobody is to answer it."""
 
     route: Route
     selection: Selection
