@@ -49,11 +49,11 @@ class Statement(NamedTuple):
 def say(model: AtomLoRA, rows: Sequence[Row], max_new_tokens: int) -> list[Statement]:
     """The statement of each row, of up to `max_new_tokens` tokens, decoded greedily in batches of like length."""
     said = _decode(model, rows, max_new_tokens, [model.steady if row.alone else 0.0 for row in rows])
-    statements, lost = [], []
-    for number, (row, (text, said_at, was_lost)) in enumerate(zip(rows, said, strict=True)):
-        if was_lost and row.text is None:
-            lost.append(number)
-        statements.append(Statement(row.text if was_lost and row.text is not None else text, said_at))
+    statements = [
+        Statement(row.text if was_lost and row.text is not None else text, said_at)
+        for row, (text, said_at, was_lost) in zip(rows, said, strict=True)
+    ]
+    lost = [number for number, row in enumerate(rows) if said[number][2] and row.text is None]
     again = [reworded(model, rows[number]) for number in lost]
     for number, row, (text, said_at, _) in zip(
         lost, again, _decode(model, again, max_new_tokens, [0.0] * len(again)), strict=True
