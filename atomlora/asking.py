@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from atomlora.statements import Row, Statement
 
 
-SURE = 0.5  # of style auto: a token below it makes a reader's answer unsure
+SURE = 0.55  # of style auto: a reader's answer that is less probable than this, as a whole, is unsure
 
 
 class How(NamedTuple):
@@ -37,9 +37,9 @@ class How(NamedTuple):
 
 class Asked(NamedTuple):
     """A question, its route, what of it takes part, the mode that answers it, and the statements to be made, one for
-    each turn (see `atomlora.turns`). Where the reader `reads`, it alone sees the texts that are `shown`; `least` is the
-    probability of a token below which its answer gives way to the statement. `where`: what might be routed. `refused`:
-    it is off topic, and nobody is to answer it."""
+    each turn (see `atomlora.turns`). `shown`: the texts that the reader sees, where it `reads`, and the base in mode
+    text; `least`: the probability below which the reader's answer gives way to the statement. `where`: what might be
+    routed. `refused`: it is off topic, and nobody is to answer it."""
 
     route: Route
     selection: Selection
@@ -87,7 +87,7 @@ def answers(
     from atomlora.reader.mounted import grounded
 
     stated = [joined([one.text for one in said]) for said in statements]
-    texts = ["\n".join(part for part in (said, one.shown) if part) for said, one in zip(stated, asked, strict=True)]
+    texts = [joined([said, *_shown(model, one)]) for said, one in zip(stated, asked, strict=True)]
     read = _read(model, asked, texts)
     now = time.perf_counter()
     found = []
@@ -137,20 +137,29 @@ def answer_atom(routed: RoutedAtom, atoms: Mapping[str, Atom], where: RouteFilte
     return AnswerAtom.at(seen_place(atom, where), **facts)
 
 
+def _shown(model: AtomLoRA, asked: Asked) -> list[str]:
+    """The texts that are shown, each by itself: what a statement says already is not read a second time."""
+    return [] if asked.shown is None else [model.atoms[atom.id].text for atom in asked.selection.atoms]
+
+
 def _rows(model: AtomLoRA, asked: Asked, max_new_tokens: int) -> list[Row]:
-    """What the base is asked to state. Where the reader reads, mode both states like mode atoms before, and mode text
-    states nothing."""
+    """What the base is asked to state. Mode both states as mode atoms does, without the texts in the prompt: atoms
+    were trained without, and say the wrong thing beside them. Where one loses its thread, its text stands for it, but
+    beside a behaviour, whose tone that would not have. Where the reader reads, mode text states nothing."""
     from atomlora.runtime.decoding import check_room
     from atomlora.statements import Row
 
     mode, selection, question = asked.mode, asked.selection, asked.route.question
     if asked.reads and mode == "text":
         return []
-    prompt = chat_prompt(model.base.tokenizer, question, None if asked.reads else asked.shown)
+    prompt = chat_prompt(model.base.tokenizer, question, asked.shown if mode == "text" else None)
     check_room(model.base, prompt, question, max_new_tokens)
-    if selection.atoms and (mode == "atoms" or (mode == "both" and asked.reads)):
-        return [Row(question, prompt, turn, alone(selection, n)) for n, turn in enumerate(turns(selection))]
-    return [Row(question, prompt, selection.whole() if mode == "both" else selection.bare())]
+    if mode not in ("atoms", "both") or not selection.atoms:
+        return [Row(question, prompt, selection.bare())]
+    rows = [Row(question, prompt, turn, alone(selection, n)) for n, turn in enumerate(turns(selection))]
+    if mode == "atoms" or selection.beside:
+        return rows
+    return [row._replace(text=model.atoms[atom.id].text) for row, atom in zip(rows, selection.atoms, strict=True)]
 
 
 def _check_reader(model: AtomLoRA, style: Style) -> None:

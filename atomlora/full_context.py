@@ -24,7 +24,7 @@ Documents = Callable[[str], str | None]
 
 
 class Reply(NamedTuple):
-    """What asking gives, in whatever mode; not `sure` where decoding stopped at an improbable token."""
+    """What asking gives, in whatever mode; not `sure` where decoding stopped because the answer was improbable."""
 
     text: str
     abstained: bool
@@ -87,8 +87,8 @@ def ask_documents(
     prompt_of: Prompt = chat_prompt,
     least: Sequence[float] | None = None,
 ) -> Iterator[Reply]:
-    """Answers of the bare base with a document in each prompt. `least`: for each, the probability of a token below
-    which it stops, unsure (default: never)."""
+    """Answers of the bare base with a document in each prompt. `least`: for each, the probability of the whole
+    answer below which it stops, unsure (default: never)."""
     from atomlora.runtime.decoding import decode_steady
 
     start = time.perf_counter()
@@ -102,7 +102,7 @@ def ask_documents(
     for at in range(0, len(fitted), size):
         part = fitted[at : at + size]
         prompts = [prompt for prompt, _ in part]
-        texts = decode_steady(base, prompts, None, max_new_tokens, least[at : at + size])
+        texts = decode_steady(base, prompts, None, max_new_tokens, least[at : at + size], whole=True)
         latency_ms = (time.perf_counter() - start) * 1000
         for (prompt, cut), (text, lost) in zip(part, texts, strict=True):
             yield Reply(text, False, len(prompt), latency_ms, cut, sure=not lost)

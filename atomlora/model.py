@@ -37,9 +37,10 @@ class AtomLoRA:
 
     Modes of asking: `atoms` mounts the routed atoms, each of which leads one statement of the answer (see
     `atomlora.turns`), and puts no text in the prompt; `text` puts their texts in the prompt and mounts none of them;
-    `both` does both, in one statement; `auto` is atoms or both, by the route (see `atomlora.modes`); `none` asks the
-    bare base. Behaviour atoms stand beside every statement in all modes but none. A question that the router finds
-    outside of the store is answered by the base without knowledge in every mode (`abstained`), or refused.
+    `both` states as atoms does, and where an atom loses its thread its text stands for it; `auto` is atoms or both, by
+    the route (see `atomlora.modes`); `none` asks the bare base. Behaviour atoms stand beside every statement in all
+    modes but none. A question that the router finds outside of the store is answered by the base without knowledge in
+    every mode (`abstained`), or refused.
 
     Styles: `statement` gives what the base says; `short` has the reader read that, or the texts of mode text, or (mode
     both) what the atoms state and the texts, and answer shortly; `auto` is short where there is a reader that is sure

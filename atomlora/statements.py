@@ -3,7 +3,8 @@
 A question that is worded unlike an atom's training may throw the atom off half way: "they burn 311 litres". Where a
 token falls below one half (`atomlora.runtime.steadiness`), decoding stops, and the same atom, alone, is asked in that
 of its training wordings which the router's embedder finds nearest to the question. The router chose the atom for the
-question as it was asked; the answer says where it was reworded.
+question as it was asked; the answer says where it was reworded. In mode both, where the atom's text may be shown, that
+stands for what was lost, and nothing is decoded again.
 """
 
 from __future__ import annotations
@@ -27,12 +28,14 @@ BATCH_SIZE = 16
 
 class Row(NamedTuple):
     """A statement to be made: what is asked, its prompt's token ids, and what is mounted. `alone`: what is mounted when
-    it is asked again, its leader first; None where it never is."""
+    it is asked again, its leader first; None where it is not watched. `text`: what stands for it where it is lost, in
+    place of asking again."""
 
     question: str
     prompt: list[int]
     mounted: Selection
     alone: Selection | None = None
+    text: str | None = None
 
 
 class Statement(NamedTuple):
@@ -46,9 +49,12 @@ class Statement(NamedTuple):
 def say(model: AtomLoRA, rows: Sequence[Row], max_new_tokens: int) -> list[Statement]:
     """The statement of each row, of up to `max_new_tokens` tokens, decoded greedily in batches of like length."""
     said = _decode(model, rows, max_new_tokens, [model.steady if row.alone else 0.0 for row in rows])
-    lost = [number for number, (_, _, was_lost) in enumerate(said) if was_lost]
+    statements = [
+        Statement(row.text if was_lost and row.text is not None else text, said_at)
+        for row, (text, said_at, was_lost) in zip(rows, said, strict=True)
+    ]
+    lost = [number for number, row in enumerate(rows) if said[number][2] and row.text is None]
     again = [reworded(model, rows[number]) for number in lost]
-    statements = [Statement(text, said_at) for text, said_at, _ in said]
     for number, row, (text, said_at, _) in zip(
         lost, again, _decode(model, again, max_new_tokens, [0.0] * len(again)), strict=True
     ):
@@ -58,8 +64,8 @@ def say(model: AtomLoRA, rows: Sequence[Row], max_new_tokens: int) -> list[State
 
 def stream(model: AtomLoRA, row: Row, max_new_tokens: int) -> Generator[str, None, Statement]:
     """The statement of one row in pieces as they are decoded; the generator's return value is the `Statement`. Where it
-    is asked again, what has been given out goes on as the new text where that begins alike, else that follows on a
-    line of its own."""
+    is asked again, or its text stands for it, what has been given out goes on as the new text where that begins alike,
+    else that follows on a line of its own."""
     from atomlora.runtime.decoding import stream_steady
 
     pieces: list[str] = []
@@ -77,10 +83,15 @@ def stream(model: AtomLoRA, row: Row, max_new_tokens: int) -> Generator[str, Non
     given = "".join(pieces)
     if not lost:
         return Statement(given.strip(), time.perf_counter())
-    again = reworded(model, row)
-    ((text, said_at, _),) = _decode(model, [again], max_new_tokens, [0.0])
+    if row.text is None:
+        again = reworded(model, row)
+        ((text, said_at, _),) = _decode(model, [again], max_new_tokens, [0.0])
+        statement = Statement(text, said_at, again.question)
+    else:
+        statement = Statement(row.text, time.perf_counter())
+    text = statement.text
     yield text[len(given) :] if text.startswith(given) else "\n" + text
-    return Statement(text, said_at, again.question)
+    return statement
 
 
 def reworded(model: AtomLoRA, row: Row) -> Row:

@@ -22,7 +22,8 @@ OPENING = ("base", "device", "reader", "on_conflict", "interference", "off_topic
     default="atoms",
     show_default=True,
     type=click.Choice(["atoms", "text", "both", "auto", "none"]),
-    help="What the base is given: mounted atoms, their texts in the prompt, both, what the route suggests, or nothing.",
+    help="What answers: mounted atoms, the base with their texts in the prompt, both (atoms, and the text where one "
+    "loses its thread), what the route suggests, or the bare base.",
 )
 @options.reader_options
 @options.model_options

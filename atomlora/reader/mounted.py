@@ -43,7 +43,7 @@ class Reader:
         least: Sequence[float] | None = None,
     ) -> Iterator[Reply]:
         """The short answers to questions, each from a text of its own, greedy; a text that does not fit into the
-        base's context loses its end. `least`: probabilities of a token below which an answer is broken off, unsure."""
+        base's context loses its end. `least`: probabilities of a whole answer below which it is broken off, unsure."""
         if questions:
             limit = min(max_new_tokens, ANSWER_TOKENS)
             for reply in ask_documents(self.base, questions, texts, limit, reader_prompt, least):

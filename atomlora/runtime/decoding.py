@@ -84,11 +84,12 @@ def decode_steady(
     composition: Composition | None,
     max_new_tokens: int,
     least: Sequence[float],
+    whole: bool = False,
 ) -> list[tuple[str, bool]]:
-    """`decode_batch`, and whether each answer was lost: a row ends at the first token whose probability is below its
-    `least` (see `atomlora.runtime.steadiness`)."""
+    """`decode_batch`, and whether each answer was lost: a row ends at the first token whose probability (`whole`: with
+    that of the tokens before it) is below its `least` (see `atomlora.runtime.steadiness`)."""
     ids, mask = left_pad(prompts, base.tokenizer.pad_token_id, base.model.device)
-    watch = _watch(base, ids, composition, least)
+    watch = _watch(base, ids, composition, least, whole)
     # No inference mode: what a model remembers of a forward (rotary tables) must stay usable in training.
     out = base.model.generate(
         ids,
@@ -147,10 +148,12 @@ def stream_steady(
     return bool(watch.lost.any())
 
 
-def _watch(base: Base, ids: torch.Tensor, composition: Composition | None, least: Sequence[float]) -> Steadiness:
+def _watch(
+    base: Base, ids: torch.Tensor, composition: Composition | None, least: Sequence[float], whole: bool = False
+) -> Steadiness:
     limits = torch.tensor(least, device=ids.device)
     loops = no_loops(ids.shape[1], None if composition is None else composition.slots, limits > 0)
-    return Steadiness(limits, end_ids(base.tokenizer, base.model), loops)
+    return Steadiness(limits, end_ids(base.tokenizer, base.model), loops, whole)
 
 
 def _watched(watch: Steadiness, *criteria: Any) -> dict[str, Any]:

@@ -18,12 +18,16 @@ class Steadiness:
     """A `transformers` logits processor, the last of a greedy decoding, that runs `processors` first.
 
     `least` (B,): probability, under the model's own distribution, below which a token loses its row (0: never);
-    `ends`: ids that end an answer. `lost` (B,) bool: rows that chose such a token before their end.
+    `ends`: ids that end an answer. `lost` (B,) bool: rows that chose such a token before their end. `whole`: what must
+    not fall below `least` is the product of a row's probabilities so far, the end's included, and not each of them.
     """
 
-    def __init__(self, least: torch.Tensor, ends: Sequence[int], processors: Sequence[Any] = ()) -> None:
+    def __init__(
+        self, least: torch.Tensor, ends: Sequence[int], processors: Sequence[Any] = (), whole: bool = False
+    ) -> None:
         self.least, self.processors = least, processors
         self._watched = least > 0
+        self._so_far = torch.ones_like(least) if whole else None
         self.lost = torch.zeros_like(self._watched)
         self._ends = torch.tensor(list(ends), device=least.device)
         self._begun = False
@@ -39,8 +43,11 @@ class Steadiness:
         if not bool(self._watched.any()):
             return processed
         chosen = processed.argmax(dim=-1, keepdim=True)
-        chances = (scores.gather(1, chosen).float() - scores.float().logsumexp(dim=-1, keepdim=True)).exp()
-        self.lost |= self._watched & (chances[:, 0] < self.least)
+        logs = scores.gather(1, chosen).float() - scores.float().logsumexp(dim=-1, keepdim=True)
+        chances = logs[:, 0].exp()
+        if self._so_far is not None:
+            chances = self._so_far = self._so_far * chances
+        self.lost |= self._watched & (chances < self.least)
         return processed
 
 

@@ -35,7 +35,7 @@ def test_modes_differ_in_what_the_base_is_given(run, store):
         mode: json.loads(run("ask", store, QUESTION, "--mode", mode, "--json", *FEW).stdout)["prompt_tokens"]
         for mode in ("none", "atoms", "text", "both")
     }
-    assert tokens["none"] == tokens["atoms"] < tokens["text"] == tokens["both"]
+    assert tokens["none"] == tokens["atoms"] == tokens["both"] < tokens["text"]
 
 
 def test_dash_reads_standard_input(run, store):

@@ -66,6 +66,15 @@ def test_texts_are_read_where_they_are_shown(reading, reader):
     assert both.statement == stated
 
 
+def test_nothing_is_read_twice(reading, reader):
+    reading.steady = 0.999  # no token of a random model reaches it: every text stands for its atom
+    both = reading.ask(QUESTION, mode="both", **FEW)
+    texts = "\n".join(atom.text for atom in both.atoms)
+    assert len(both.atoms) == 2
+    assert reader.heard == [(QUESTION, texts)]
+    assert both.statement == texts
+
+
 def test_an_answer_that_does_not_stand_there_is_not_given(reading, reader):
     reader.says = "Atlantis"
     answer = reading.ask(QUESTION, **FEW)

@@ -31,6 +31,19 @@ def test_a_row_is_lost_at_its_first_improbable_token_and_no_other_row():
     assert UntilLost(watch)(prompt, None).tolist() == [False, True, False]
 
 
+def test_a_row_may_be_lost_by_all_its_tokens_together():
+    watch = Steadiness(torch.tensor([0.6, 0.6, 0.6]), ends=[2], whole=True)
+    prompt = torch.zeros(3, 4, dtype=torch.long)
+    watch(prompt, scores_of(0.9, 0.7, 0.5))
+    assert watch.lost.tolist() == [False, False, True]
+    ended = torch.tensor([[0] * 4 + [1], [0] * 4 + [1], [0] * 4 + [1]])
+    watch(ended, scores_of(0.9, 0.7, 0.9))  # .81 and .49 so far
+    assert watch.lost.tolist() == [False, True, True]
+    ended[0, -1] = 2
+    watch(ended, scores_of(0.4, 0.9, 0.9))  # what follows an end counts for nothing
+    assert watch.lost.tolist() == [False, True, True]
+
+
 def test_what_follows_an_end_loses_nothing():
     watch = Steadiness(torch.tensor([0.5, 0.5]), ends=[2])
     ended = torch.tensor([[1, 2], [1, 1]])
@@ -91,9 +104,32 @@ def test_a_steady_atom_is_not_asked_again(world, opened):
         )
 
 
-def test_a_stream_gives_out_nothing_of_what_was_lost(unsteady):
-    wanted = unsteady.ask(ASKED, top_k=1, max_new_tokens=8)
-    pieces, stream = [], unsteady.stream(ASKED, top_k=1, max_new_tokens=8)
+def test_the_text_of_a_lost_atom_stands_for_it_in_mode_both(unsteady):
+    answer = unsteady.ask(ASKED, mode="both", max_new_tokens=8)
+    assert len(answer.atoms) > 1
+    assert answer.text.splitlines() == [atom.text for atom in answer.atoms]
+    assert answer.reworded == ()
+
+
+def test_a_lost_statement_keeps_the_tone_of_a_behaviour(unsteady, monkeypatch):
+    from atomlora.composer import Composer, Selection
+
+    choose = Composer.select
+
+    def beside(composer, route, labels=()):
+        first, *others = choose(composer, route, labels).atoms
+        return Selection(atoms=(first,), beside=tuple(others))
+
+    monkeypatch.setattr(Composer, "select", beside)
+    answer = unsteady.ask(ASKED, mode="both", max_new_tokens=8)
+    assert answer.behaviours
+    assert [again.id for again in answer.reworded] == [atom.id for atom in answer.atoms]
+
+
+@pytest.mark.parametrize("mode", ["atoms", "both"])
+def test_a_stream_gives_out_nothing_of_what_was_lost(unsteady, mode):
+    wanted = unsteady.ask(ASKED, mode, top_k=1, max_new_tokens=8)
+    pieces, stream = [], unsteady.stream(ASKED, mode, top_k=1, max_new_tokens=8)
     try:
         while True:
             pieces.append(next(stream))
