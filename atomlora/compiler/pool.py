@@ -26,18 +26,20 @@ from torch import Tensor
 from atomlora.atom import Target, digest_json, record_size
 from atomlora.bases import Base, cache_folder
 from atomlora.compiler.adapters import FrozenPool, StackedAdapters, pool_from_records
+from atomlora.compiler.moments import MOMENT_TOKENS, input_moments
 from atomlora.compiler.objective import CandidateHead
 from atomlora.compiler.pool_facts import POOL_FACTS
 from atomlora.compiler.silence import SilenceBank, build_bank
 from atomlora.compiler.trainer import AtomJob, Trainer
 from atomlora.compiler.trunk import Example, Trunk
-from atomlora.compiler.whitening import MOMENT_TOKENS, input_moments, whiteners
+from atomlora.compiler.whitening import LowRank, Whitener, whiteners
 from atomlora.prompts import chat_prompt
 from atomlora.router.general_questions import GENERAL_QUESTIONS
 from atomlora.settings import CompileSettings
 
 _log = logging.getLogger(__name__)
 _FORMAT = 2
+_LOW_RANK = ("directions", "gains", "rest")
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class PoolRecords:
 
     records: tuple[np.ndarray, ...]
     answers: tuple[tuple[int, ...], ...]
-    whitening: tuple[Tensor, ...] | None
+    whitening: tuple[Whitener, ...] | None
 
 
 def pool_facts(settings: CompileSettings) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
@@ -151,7 +153,7 @@ def _read(path: Path, atoms: int, size: int, device: Any) -> PoolRecords | None:
             answers, reads = json.loads(metadata["answers"]), json.loads(metadata["whitening"])
             whitening = None
             if reads is not None:
-                made = {name: torch.from_numpy(file.get_tensor(name)).to(device) for name in set(reads)}
+                made = {name: _whitener(file, name).to(device) for name in set(reads)}
                 whitening = tuple(made[name] for name in reads)
         if records.shape == (atoms, size) and len(answers) == len(GENERAL_QUESTIONS):
             return PoolRecords(tuple(records), tuple(tuple(a) for a in answers), whitening)
@@ -160,6 +162,19 @@ def _read(path: Path, atoms: int, size: int, device: Any) -> PoolRecords | None:
         reason = str(error)
     _log.warning("%s: the cached distractor pool cannot be used (%s); it is trained again", path, reason)
     return None
+
+
+def _parts(name: str, whitener: Whitener) -> dict[str, Tensor]:
+    """A whitener's tensors by their names in the file."""
+    if isinstance(whitener, Tensor):
+        return {name: whitener}
+    return {f"{name}.{part}": getattr(whitener, part) for part in _LOW_RANK}
+
+
+def _whitener(file: Any, name: str) -> Whitener:
+    if name in set(file.keys()):
+        return torch.from_numpy(file.get_tensor(name))
+    return LowRank(*(torch.from_numpy(file.get_tensor(f"{name}.{part}")) for part in _LOW_RANK))
 
 
 def _write(path: Path, pool: PoolRecords) -> None:
@@ -171,9 +186,10 @@ def _write(path: Path, pool: PoolRecords) -> None:
         tensors = {"records": np.stack(pool.records) if pool.records else np.zeros((0, 1), np.uint16)}
         reads = None
         if pool.whitening is not None:  # of targets that read the same input, the first one's name stands for all
-            names = {id(matrix): f"whitening.{i}" for i, matrix in reversed(list(enumerate(pool.whitening)))}
-            tensors |= {names[id(matrix)]: matrix.cpu().numpy() for matrix in pool.whitening}
-            reads = [names[id(matrix)] for matrix in pool.whitening]
+            names = {id(one): f"whitening.{i}" for i, one in reversed(list(enumerate(pool.whitening)))}
+            for one in pool.whitening:
+                tensors |= {name: part.cpu().numpy() for name, part in _parts(names[id(one)], one).items()}
+            reads = [names[id(one)] for one in pool.whitening]
         save_file(tensors, temporary, metadata={"answers": json.dumps(pool.answers), "whitening": json.dumps(reads)})
         os.replace(temporary, path)
     except OSError as error:

@@ -28,6 +28,7 @@ from atomlora.compiler.rows import IGNORED, LateRows, columns_of
 from atomlora.compiler.silence import SilenceBank
 from atomlora.compiler.trunk import Example, Trunk, alike, late_forward, whole_cache
 from atomlora.compiler.visibility import Mounted, drawn, mixture
+from atomlora.compiler.whitening import Whitener
 from atomlora.settings import AdapterSettings, TrainSettings
 
 BATCH_ROWS = 64  # rows of one pass through the late blocks
@@ -90,7 +91,7 @@ class Trainer:
         slots: int,
         bank: SilenceBank | None = None,
         pool: FrozenPool | None = None,
-        whitening: Sequence[Tensor] | None = None,
+        whitening: Sequence[Whitener] | None = None,
     ) -> None:
         self.model, self.trunk, self.settings = model, trunk, settings
         self.head = CandidateHead(model)

@@ -5,8 +5,10 @@ import logging
 import numpy as np
 import pytest
 import torch
+from tiny_base import INNER
 
 from atomlora.bases import load_base
+from atomlora.compiler import whitening
 from atomlora.compiler.pool import base_answers, load_or_train_pool, pool_digest, pool_facts
 from atomlora.compiler.progress import Teller
 from atomlora.compiler.session import TrainingSession
@@ -47,7 +49,9 @@ def files(tmp_path):
     return sorted((tmp_path / "cache" / "pools").iterdir())
 
 
-def test_trained_once_then_read_bit_for_bit(pool, tmp_path, caplog):
+@pytest.mark.parametrize("widest", [whitening.WIDEST_DENSE, INNER - 1], ids=["dense", "wide ones sketched"])
+def test_trained_once_then_read_bit_for_bit(pool, tmp_path, caplog, monkeypatch, widest):
+    monkeypatch.setattr(whitening, "WIDEST_DENSE", widest)
     trained, told = pool()
     assert told == [(1, 2), (2, 2)]
     assert len(trained.records) == 2
@@ -62,7 +66,9 @@ def test_trained_once_then_read_bit_for_bit(pool, tmp_path, caplog):
         assert second.dtype == np.uint16
         np.testing.assert_array_equal(first, second)
     for first, second in zip(trained.whitening, again.whitening, strict=True):
-        assert torch.equal(first, second)
+        eye = torch.eye(len(first if isinstance(first, torch.Tensor) else first.directions))
+        assert torch.equal(whitening.whitened(eye, first), whitening.whitened(eye, second))
+    assert [isinstance(one, whitening.LowRank) for one in again.whitening] == [False, False, widest < INNER]
     assert again.whitening[0] is again.whitening[1]  # gate and up read the same input
 
 
