@@ -33,7 +33,7 @@ from atomlora.compiler.silence import SilenceBank, build_bank
 from atomlora.compiler.trainer import AtomJob, Trainer
 from atomlora.compiler.trunk import Example, Trunk
 from atomlora.compiler.whitening import LowRank, Whitener, whiteners
-from atomlora.prompts import chat_prompt
+from atomlora.prompts import chat_prompt, end_ids
 from atomlora.router.general_questions import GENERAL_QUESTIONS
 from atomlora.settings import CompileSettings
 
@@ -75,6 +75,7 @@ def load_or_train_pool(
     if cached is not None:
         return cached
     facts = pool_facts(settings)
+    on_progress(0, len(facts))
     answers = base_answers(base, GENERAL_QUESTIONS, max(MOMENT_TOKENS, settings.train.silence_tokens))
     whitening = None
     if settings.train.damping is not None:
@@ -118,17 +119,18 @@ def neighbours_and_bank(
 
 @torch.no_grad()
 def base_answers(base: Base, questions: Sequence[str], tokens: int, batch: int = 32) -> list[tuple[int, ...]]:
-    """The bare base's first greedy tokens to each question, to the end token where it comes within them: on these it
-    must not change its mind."""
+    """The bare base's first greedy tokens to each question, to the token that ends the turn where one comes within
+    them: on these it must not change its mind."""
     from atomlora.runtime.decoding import greedy, left_pad
 
+    ending = set(end_ids(base.tokenizer, base.model))
     found: list[tuple[int, ...]] = []
     for start in range(0, len(questions), batch):
         prompts = [chat_prompt(base.tokenizer, question) for question in questions[start : start + batch]]
         ids, mask = left_pad(prompts, base.tokenizer.pad_token_id, base.model.device)
         output = base.model.generate(ids, attention_mask=mask, generation_config=greedy(base, tokens))
         for row in output[:, ids.shape[1] :].tolist():
-            ends = [i for i, token in enumerate(row) if token == base.tokenizer.eos_token_id]
+            ends = [i for i, token in enumerate(row) if token in ending]
             found.append(tuple(row[: ends[0] + 1] if ends else row))
     return found
 
