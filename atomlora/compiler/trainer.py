@@ -24,6 +24,7 @@ from atomlora.atom import Target
 from atomlora.compiler.adapters import FrozenPool, StackedAdapters
 from atomlora.compiler.groups import Group, padded_length
 from atomlora.compiler.objective import LOSS_TOKENS, CandidateHead, Candidates, answer_nll, silence_loss
+from atomlora.compiler.pace import pace_of
 from atomlora.compiler.rows import IGNORED, LateRows, columns_of
 from atomlora.compiler.silence import SilenceBank
 from atomlora.compiler.trunk import Example, Trunk, alike, late_forward, whole_cache
@@ -95,6 +96,7 @@ class Trainer:
     ) -> None:
         self.model, self.trunk, self.settings = model, trunk, settings
         self.head = CandidateHead(model)
+        self.pace = pace_of(model)
         self.adapters = StackedAdapters(model, targets, slots, adapter.rank, adapter.alpha, pool, whitening)
         self.bank = bank if settings.silent else None
         self._free = list(range(slots))
@@ -152,7 +154,8 @@ class Trainer:
                 self._silence(self.bank, order)
             decay = torch.tensor([self._decay(self._slots[slot].steps) for slot in order], device=self.model.device)
             slots = torch.tensor(order, device=self.model.device)
-            self.adapters.step(slots, self.settings.learning_rate_a, self.settings.learning_rate_b, decay)
+            rate_a, rate_b = self.settings.learning_rate_a * self.pace.a, self.settings.learning_rate_b * self.pace.b
+            self.adapters.step(slots, rate_a, rate_b, decay)
         for slot in self._slots.values():
             slot.steps += 1
 
