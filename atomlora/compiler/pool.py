@@ -90,9 +90,19 @@ def load_or_train_pool(
     trainer = Trainer(base.model, trunk, targets, adapter, train, settings.slots, bank, whitening=whitening)
     jobs = [AtomJob(digest_json([title, text]), _examples(base, text, questions)) for title, text, questions in facts]
     found: dict[str, np.ndarray] = {}
+    learnt = 0
     for trained in trainer.run(jobs):
         found[trained.identity] = trained.record
+        learnt += all(trained.passed)
         on_progress(len(found), len(jobs))
+    if learnt * 2 < len(jobs):
+        _log.warning(
+            "only %d of %d training distractors were learnt on %s: its atoms will hardly be learnt either; look at "
+            "their recall with `atomlora show`, and try another base",
+            learnt,
+            len(jobs),
+            base.name,
+        )
     pool = PoolRecords(tuple(found[job.identity] for job in jobs), tuple(answers), whitening)
     _write(path, pool)
     return pool

@@ -58,6 +58,8 @@ def test_trained_once_then_read_bit_for_bit(pool, tmp_path, caplog, monkeypatch,
     assert len(trained.records) == 2
     assert len(trained.answers) == len(GENERAL_QUESTIONS)
     assert len(files(tmp_path)) == 1
+    assert "only 0 of 2 training distractors were learnt on " in caplog.text  # in three steps
+    caplog.clear()
     with caplog.at_level(logging.WARNING):
         again, told = pool()
     assert not told
