@@ -30,7 +30,7 @@ def compile_corpus(
     store: Path | str,
     settings: CompileSettings | None = None,
     *,
-    base: str = EMBEDDED_BASE,
+    base: str | None = None,
     questions: Path | None = None,
     examples: Sequence[Path] | None = None,
     mount: str = "always",
@@ -39,7 +39,8 @@ def compile_corpus(
     dtype: str = "auto",
     on_progress: Listener | None = None,
 ) -> CompileReport:
-    """Compile documents into the store at `store`, as its next version.
+    """Compile documents into the store at `store`, as its next version. `base`: name, folder or hub id (default: the
+    store's own, of a new one the embedded base).
 
     Atoms whose text, questions, base and recipe are those of an atom already in the store (committed, or finished
     by an interrupted run) are kept and not trained again. `examples` are files of examples, each of which makes a
@@ -56,6 +57,7 @@ def compile_corpus(
     passages, skipped = read_passages(sources, teller) if sources or examples is None else ([], [])
     taught = None if examples is None else behaviour_drafts(examples, mount)
     with Store.writer(store) as writer:
+        base = base or (EMBEDDED_BASE if writer.head is None else writer.head.base.name)
         loaded = load_base(base, device, dtype)
         given = given_questions(drafts_from(passages, tenant), questions)
         settings = with_rank(settings or CompileSettings(), given, writer.head, loaded.tokenizer)
