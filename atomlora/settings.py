@@ -88,7 +88,7 @@ class InterferenceSettings(Settings):
     router's space (0: nothing), and on how many of its statements."""
 
     neighbours: int = Field(8, ge=0)
-    probes: int = Field(1, ge=1)
+    probes: int = Field(2, ge=1)
 
 
 class EndpointSettings(Settings):

@@ -14,6 +14,7 @@ the `same` run or of the `other`. Recall: the golden answer stands in the greedy
 - unit: all at weight 1; convex: gates divided by their sum; softmax: softmax of the router's scores; top1: only the
   atom of them that the router ranks first;
 - ties, dare: PEFT's add_weighted_adapter (ties_svd, dare_ties_svd, density 0.5, all at weight 1), on fewer questions;
+- big: the store's one adapter for everything, of as many parameters as all atoms (`compile --one-adapter`);
 - text: no atom, the k texts in the prompt; full: the whole source document in the prompt.
 
 Off topic, the same operators with k random atoms on general questions that no training saw: KL(base || composed) per
@@ -90,6 +91,12 @@ class Recall:
             hits.append(self._hit(one, self.world.say_merged(prompt, adapter, self.tokens)))
         return hits
 
+    def big(self, questions: Sequence[Any]) -> list[float]:
+        """The store's one adapter, alone."""
+        prompts = [chat_prompt(self.world.base.tokenizer, one.golden.question) for one in questions]
+        said = [self.world.say_merged(prompt, self.world.one_adapter, self.tokens) for prompt in prompts]
+        return [self._hit(one, answer) for one, answer in zip(questions, said, strict=True)]
+
     def full(self, questions: Sequence[Any]) -> list[float]:
         """The whole source document in the prompt."""
         documents = ["\n\n".join(self.world.document(s) or "" for s in one.golden.sources) for one in questions]
@@ -116,6 +123,8 @@ def recall_rows(world: Any, arguments: argparse.Namespace) -> Iterator[dict[str,
     yield row("alone", 1, "-", "-", recall.hits(questions, alone))
     yield row("steady", 1, "-", "-", recall.steady(questions, alone))
     yield row("full", 0, "-", "-", recall.full(questions))
+    if world.one_adapter is not None:
+        yield row("big", 1, "-", "-", recall.big(questions))
     for run in dict.fromkeys(world.run):
         for others in ("nearest", "random"):
             for k in arguments.ks:
@@ -140,6 +149,10 @@ def off_topic_rows(world: Any, arguments: argparse.Namespace) -> Iterator[dict[s
     lab, random = Lab(world.base, world.targets), np.random.default_rng(0)
     merger = merges.Merger(world.pool, world.targets)
     ranked = world.route(questions)
+    if world.one_adapter is not None:
+        lab.reach(merges.pool_of([world.one_adapter]))
+        alone = [Stack.at_one(0)] * len(questions)
+        yield _off_topic("big", 1, changed(lab, examples, range(len(questions)), alone))
     for k in arguments.ks:
         drawn = [random.permutation(len(world.atoms))[:k].tolist() for _ in questions]
         found = [

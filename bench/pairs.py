@@ -45,7 +45,7 @@ roc_area = beside("router_rivals").roc_area
 WEIGHTS = (1.0, 0.5, 0.3)
 OFF_TOPIC_WEIGHTS = (1.0, 0.3, 0.1, 0.05)
 HARMFUL = 0.10  # of the statements
-FIGURES = ("delta_nll", "kl", "flips", "overlap")
+FIGURES = ("peak", "delta_nll", "kl", "flips", "overlap")
 
 
 class Asked(NamedTuple):

@@ -119,12 +119,21 @@ class World:
         self.run = ["same" if one is store else "other" for one in stores for _ in range(len(one))]
         self._records = [one.weights(atom.id) for one in stores for atom in one.atoms()]
         self.pool = frozen_pool(self.atoms, self._records, self.targets, self.base.model.device)
+        self.one_adapter = self._one_adapter()
         self.document = rebuilder(store)
         self.router = self._router(stores)
         self.questions = self._questions(golden, limit)
         rank = max(atom.rank for atom in self.atoms)
         self._slots = AdapterPool(pool_targets(self.targets), capacity=BATCH * MOST_ATOMS, rank=rank)
         self._mount = Mount(self.base.model, self.targets, self._slots)
+
+    def _one_adapter(self) -> Merged | None:
+        """The store's one adapter for everything, its scaling in Bt; None where it was compiled without."""
+        if (found := self.store.one_adapter()) is None:
+            return None
+        atom, record = found
+        pool = frozen_pool([atom], [record], self.targets, self.base.model.device)
+        return [(a[0], bt[0]) for a, bt in pool.factors]
 
     def _router(self, stores: Sequence[Store]) -> Router:
         """One router over all atoms, which it calls by their numbers; calibrated as the first store."""

@@ -40,11 +40,15 @@ from atomlora.quantised import quantised_name
 @click.option(
     "--rank", metavar="N|auto", help="Rank of an atom's adapter; auto: by the longest sentence.  [default: 4]"
 )
-@click.option("--alpha", type=float, help="Its alpha: deltas are scaled by alpha / rank.")
-@click.option("--layers", metavar="late:N|LIST", help="Which layers: the last N, or numbers like 25,26,27.")
-@click.option("--targets", help="Which linear layers, such as gate_proj,up_proj,down_proj.")
+@click.option("--alpha", type=float, help="Its alpha: deltas are scaled by alpha / rank.  [default: 8]")
+@click.option(
+    "--layers",
+    metavar="late:N|LIST",
+    help="Which layers: the last N, or numbers like 25,26,27.  [default: late:auto, the last sixth]",
+)
+@click.option("--targets", metavar="LIST", help="Which linear layers.  [default: gate_proj,up_proj,down_proj]")
 @click.option("--one-adapter", is_flag=True, help="Also train the baseline: one adapter for all, for eval --modes big.")
-@click.option("--slots", type=int, help="Atoms that train side by side: more need more memory.")
+@click.option("--slots", type=int, help="Atoms that train side by side: more need more memory.  [default: 24]")
 @options.on_conflict_option
 @click.option("--reader", metavar="auto|none|DIR", help="Who answers shortly by default: see adapt.  [default: auto]")
 @click.option("--storage", type=click.Choice(["bf16", "int8"]), help="Store weights so.  [default: bf16]")

@@ -50,7 +50,8 @@ class CheckedPair(Record):
     a: str
     b: str
     delta_nll: float
-    half_delta_nll: float
+    peak: float
+    half_peak: float
     overlap: float
     kl: float
     flips: float

@@ -104,7 +104,7 @@ def _measure(lab: Lab, wanted: Sequence[tuple[int, Sequence[int]]], probes: int)
         ]
 
 
-_FIGURES = ("delta_nll", "half_delta_nll", "overlap", "kl", "flips")
+_FIGURES = ("delta_nll", "peak", "half_peak", "overlap", "kl", "flips")
 
 
 def _mean(found: Sequence[tuple[float, ...]]) -> list[float]:
@@ -133,9 +133,11 @@ def _beside(
             lab.head.logits(lab.hidden(rows.select(at), [stacked[i] for i in part.tolist()]), few) for stacked in mixed
         )
         many = real[at].sum(1)
-        delta, half = (((answer_nll(x, few) - before[at]) * real[at]).sum(1) / many for x in (logits, halved))
+        rise, half_rise = ((answer_nll(x, few) - before[at]) * real[at] for x in (logits, halved))
+        peak, half_peak = (x.amax(1).clamp(min=0) for x in (rise, half_rise))
         flips = (greedy[at] & (logits.argmax(-1) != few.target) & real[at]).sum(1) / many
-        found = torch.stack([delta, half, overlaps[part], silence_loss(logits, few, real[at]), flips], dim=1)
+        kl = silence_loss(logits, few, real[at])
+        found = torch.stack([rise.sum(1) / many, peak, half_peak, overlaps[part], kl, flips], dim=1)
         yield from (tuple(figures) for figures in found.tolist())
 
 

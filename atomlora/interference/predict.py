@@ -1,11 +1,12 @@
 """What a stack will do to each of its atoms, from records alone: no forward pass.
 
-The strain on an atom is what its companions add to its NLL per answer token: what was measured of the pairs, brought
-to the weights at hand and added up. Between pairs measured at weight 1 and 1/2 strain goes as a power of the weight.
-A pair that was not measured is taken for an ordinary one of the two atoms: what the first suffers from its neighbours
-at large, times how loud the second is beside its own (geometric means, which told harm better than arithmetic ones).
+The strain on an atom is what its companions add to the NLL of the answer token that suffers most, for a statement is
+lost by its worst token: what was measured of the pairs, brought to the weights at hand and added up. It goes as a power
+of the weight, halfway between what a pair's measurements at weights 1 and 1/2 say and what pairs at large do. A pair
+that was not measured is taken for an ordinary one of the two atoms: what the first suffers from its neighbours at
+large, times how loud the second is beside its own (geometric means, which told harm better than arithmetic ones).
 Strain becomes damage, the expected loss of recall in points, by a logistic curve over its logarithm, fitted on 40
-atoms of the sample corpus beside 12 others each, at weights .3, .5 and 1 (bench/RESULTS.md).
+atoms of the sample corpus beside 16 others each, at weights .3, .5 and 1 (bench/RESULTS.md).
 """
 
 from __future__ import annotations
@@ -16,12 +17,11 @@ from typing import NamedTuple
 
 from atomlora.interference.records import InterferenceRecords
 
-STRAIN_AT_HALF = 0.042  # nats per answer token at which half of all statements are lost
-STEEPNESS = 1.7  # of the curve, over the logarithm of the strain
-POWER = 3.2  # of the weight, where it was not measured: the median of the pairs
+STRAIN_AT_HALF = 0.78  # nats at which half of all statements are lost; the curve's steepness is 1
+POWER = 3.2  # of the weight: the median of the pairs
 POWERS = (1.0, 5.0)
-FAINT = 1e-3  # strains below this are alike where pairs are averaged
-QUIET = 1e-4  # strain that cannot be told from none
+FAINT = 0.02  # strains below this are alike where pairs are averaged
+QUIET = 0.002  # strain that cannot be told from none
 
 
 class Pair(NamedTuple):
@@ -51,8 +51,8 @@ class Predicted(NamedTuple):
 
 
 class Predictor:
-    """Predicts from the measured pairs of one version: {(atom, other): change of the atom's NLL per answer token with
-    the other at weight 1, and at weight 1/2}. Atoms without pairs are taken for ordinary ones."""
+    """Predicts from the measured pairs of one version: {(atom, other): largest rise of an answer token's NLL with the
+    other at weight 1, and at weight 1/2}. Atoms without pairs are taken for ordinary ones."""
 
     def __init__(self, measured: Mapping[tuple[str, str], tuple[float, float]]) -> None:
         self._pairs = {pair: _pair(*changes) for pair, changes in measured.items()}
@@ -70,7 +70,7 @@ class Predictor:
     @classmethod
     def of(cls, records: InterferenceRecords) -> Predictor:
         """The predictor of a version's records."""
-        return cls({pair: (record.delta_nll, record.half_delta_nll) for pair, record in records.pairs.items()})
+        return cls({pair: (record.peak, record.half_peak) for pair, record in records.pairs.items()})
 
     def pair(self, atom: str, other: str) -> Pair:
         """What `other` does to `atom` at weight 1."""
@@ -97,22 +97,21 @@ class Predictor:
 
 
 def damage(strain: float) -> float:
-    """Points of recall that an atom is expected to lose under a strain (nats per answer token)."""
-    if strain <= QUIET:
-        return 0.0
-    return float(100.0 / (1.0 + (STRAIN_AT_HALF / strain) ** STEEPNESS))
+    """Points of recall that an atom is expected to lose under a strain (nats on its worst answer token)."""
+    return 0.0 if strain <= QUIET else float(100.0 * strain / (strain + STRAIN_AT_HALF))
 
 
 def strain_at(points: float) -> float:
     """The strain under which that many points are lost, 0 < points < 100."""
-    return float(STRAIN_AT_HALF * (points / (100.0 - points)) ** (1 / STEEPNESS))
+    return float(STRAIN_AT_HALF * points / (100.0 - points))
 
 
 def _pair(whole: float, half: float) -> Pair:
-    """A measured pair; changes too small to tell count as none."""
+    """A measured pair; changes too small to tell count as none. Its own power rests on one figure over another, so it
+    is held halfway towards that of all pairs, which told harm better than either."""
     if whole <= QUIET:
         return Pair(max(0.0, whole), POWER)
-    power = math.log2(whole / max(half, QUIET / 2))
+    power = (math.log2(whole / max(half, QUIET / 2)) + POWER) / 2
     return Pair(whole, min(max(power, POWERS[0]), POWERS[1]))
 
 

@@ -71,7 +71,7 @@ def _curves(report: CheckReport) -> str:
 
 def _heat(pairs: Sequence[CheckedPair], atoms: Sequence[Atom], number: dict[str, int]) -> str:
     chosen = list(dict.fromkeys(one for pair in pairs for one in (pair.a, pair.b)))[:BLOCK]
-    measured = {(pair.a, pair.b): (pair.delta_nll, pair.half_delta_nll) for pair in pairs}
+    measured = {(pair.a, pair.b): (pair.peak, pair.half_peak) for pair in pairs}
     predictor = Predictor(measured)
     cells = {
         (row, column): Cell(predictor.stack((a, b), (1.0, 1.0))[0].damage, (a, b) in measured)

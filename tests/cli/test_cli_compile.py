@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from atomlora.cli import main
 from atomlora.cli.settings import compile_settings
 from atomlora.compiler.progress import CompileProgress, CompileReport, FailedAtom
 from atomlora.corpora import SkippedFile
@@ -209,3 +211,21 @@ def test_nothing_to_compile(run, tmp_path):
     assert run("compile", tmp_path / "nothing", "-o", tmp_path / "s").exit_code == 1
     missing = run("compile", tmp_path / "nothing", "-o", tmp_path / "s")
     assert "nothing: no such file or folder" in missing.stderr
+
+
+def test_the_help_of_compile_names_the_defaults_that_it_uses():
+    defaults, shape = CompileSettings(), CompileSettings().adapter
+    text = " ".join(CliRunner().invoke(main, ["compile", "--help"]).output.split())
+    for option, value in {
+        "--rank": shape.rank,
+        "--alpha": f"{shape.alpha:g}",
+        "--layers": shape.layers,
+        "--targets": ",".join(shape.targets),
+        "--slots": defaults.slots,
+        "--storage": defaults.storage,
+        "--question-rounds": defaults.question_rounds,
+        "--writer-concurrency": defaults.endpoint.concurrency,
+        "--writer-timeout": f"{defaults.endpoint.timeout_s:g}",
+    }.items():
+        _, _, described = text.partition(f" {option} ")
+        assert described.partition("[default: ")[2].startswith(str(value)), option

@@ -59,7 +59,7 @@ def run(embedder, monkeypatch):
 
 
 def some_records(atoms):
-    pair = PairRecord(other=atoms[1].id, delta_nll=0.5, half_delta_nll=0.1, overlap=0.2, kl=0.4, flips=0.1)
+    pair = PairRecord(other=atoms[1].id, delta_nll=0.5, peak=2.0, half_peak=0.1, overlap=0.2, kl=0.4, flips=0.1)
     of = [AtomRecord(id=a.id, weights_digest=a.weights_digest, pairs=(pair,) if a is atoms[0] else ()) for a in atoms]
     return InterferenceRecords(neighbours=1, probes=1, atoms=tuple(of))
 
@@ -275,7 +275,7 @@ def test_map_keeps_what_is_near_together():
 def test_a_disturbed_stack_is_told_in_the_answer(make_store, base, embedder, items):
     """The policy is on where the store has records; what it does stands in the answer."""
     atoms = [atom for atom, _ in items]
-    harm = {"delta_nll": 3.0, "half_delta_nll": 1.0, "overlap": 0.5, "kl": 3.0, "flips": 0.5}
+    harm = {"delta_nll": 3.0, "peak": 9.0, "half_peak": 3.0, "overlap": 0.5, "kl": 3.0, "flips": 0.5}
     records = InterferenceRecords(
         neighbours=4,
         probes=1,

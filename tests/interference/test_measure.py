@@ -24,6 +24,12 @@ def measured(lab, items, records):
     return run
 
 
+def token_nll(lab, rows, stack):
+    """NLL of each answer token of one row under a stack, full head."""
+    real = rows.targets != IGNORED
+    return lab.head.exact(lab.hidden(rows, [stack])[real], rows.targets[real])[1]
+
+
 def test_figures_are_the_full_heads_where_all_tokens_are_candidates(lab, items, measured, monkeypatch):
     monkeypatch.setattr(lab.head, "shared", lab.head.weight.shape[0])
     found = measured()
@@ -32,8 +38,11 @@ def test_figures_are_the_full_heads_where_all_tokens_are_candidates(lab, items, 
         rows = lab.rows(probe_examples(lab, lab.atoms[number], 1))
         for pair, other in zip(atom.pairs, NEAR[number], strict=True):
             alone, beside = Stack.at_one(number), Stack.at_one(number, int(other))
-            outcome = lab.outcome(rows, [0, 0, 0], [alone, beside, Stack((number, int(other)), (1.0, 0.5))])
-            assert pair.half_delta_nll == pytest.approx(float(outcome.nll[2] - outcome.nll[0]), abs=2e-4)
+            halved = Stack((number, int(other)), (1.0, 0.5))
+            outcome = lab.outcome(rows, [0, 0], [alone, beside])
+            own, whole, half = (token_nll(lab, rows, stack) for stack in (alone, beside, halved))
+            assert pair.peak == pytest.approx(max(0.0, float((whole - own).max())), abs=2e-4)
+            assert pair.half_peak == pytest.approx(max(0.0, float((half - own).max())), abs=2e-4)
             assert pair.other == lab.atoms[other].id
             assert pair.delta_nll == pytest.approx(float(outcome.nll[1] - outcome.nll[0]), abs=2e-4)
             real = rows.targets != IGNORED
