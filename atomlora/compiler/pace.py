@@ -4,7 +4,7 @@ Adam moves every entry by the learning rate, whatever the weights beside it are.
 proportion to what the base itself computes (the spectral condition for feature learning, arXiv 2310.17813), so
 
 - B's rate goes with the late layers' gain, rms of output over rms of input: the embedded base multiplies what its late
-  MLPs read by 5.6, Qwen2.5-Coder-0.5B by 0.7, and at the same rates the latter learns nothing at all;
+  MLPs read by 5.6, Qwen2.5-Coder-0.5B by 0.64, and at the same rates the latter learns nothing at all;
 - A's rate goes with 1 / width: the entries of a step agree in sign with the input that caused them, so they add up over
   the width (muP, arXiv 2203.03466).
 
