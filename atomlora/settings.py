@@ -34,7 +34,8 @@ class TrainSettings(Settings):
     """How atoms are trained.
 
     Learning rates are Adam's and fall linearly over `decay_steps`, but not below `learning_rate_floor` of themselves;
-    B's is larger than A's after LoRA+ (arXiv 2402.12354). A token of an answer leaves the loss when its probability
+    B's is larger than A's after LoRA+ (arXiv 2402.12354). They are the embedded base's, and other bases' in proportion
+    (`atomlora.compiler.pace`). A token of an answer leaves the loss when its probability
     passes `pass_probability` (MemFT; p > 0.5 suffices for greedy recall, the rest is margin for other wordings of the
     question). Each step an atom sees `rows_per_step` of its questions, with probability `mixed_visibility` at an own
     weight from [own_weight_min, 1] and beside up to `max_distractors` atoms of the frozen pool at weights from

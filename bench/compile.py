@@ -42,6 +42,7 @@ from atomlora.compiler.shape import resolve_targets
 from atomlora.compiler.silence import SilenceBank
 from atomlora.compiler.trainer import AtomJob, Trainer
 from atomlora.compiler.trunk import Example, Trunk
+from atomlora.compiler.whitening import Whitener
 from atomlora.corpora import SkippedFile, read_corpus, sample_path, split_document
 from atomlora.prompts import common_prefix
 from atomlora.questions.types import Question
@@ -65,7 +66,7 @@ class Workplace:
     trunk: Trunk
     pool: FrozenPool | None
     bank: SilenceBank | None
-    whitening: tuple[torch.Tensor, ...] | None
+    whitening: tuple[Whitener, ...] | None
 
     def trainer(self, slots: int) -> Trainer:
         adapter, train = self.settings.adapter, self.settings.train

@@ -25,6 +25,7 @@ import torch
 
 from atomlora.atom import Target
 from atomlora.bases import EMBEDDED_BASE, blocks, load_base
+from atomlora.compiler.shape import late_blocks
 from atomlora.kernels import AdapterPool, available_backends
 from atomlora.runtime.composition import Composition, composition
 from atomlora.runtime.mount import Mount, pool_targets
@@ -41,10 +42,10 @@ MODULES = {
 def late_targets(model: Any, layers: int | None, modules: str) -> tuple[Target, ...]:
     """The linears that `modules` names in the last `layers` blocks (default: a sixth of them)."""
     every = blocks(model)
-    late = layers or max(1, len(every) // 6)
+    late = late_blocks(len(every), f"late:{layers}" if layers else "late:auto")
     return tuple(
         Target(layer=number, module=name.split(".")[-1], d_in=linear.in_features, d_out=linear.out_features)
-        for number in range(len(every) - late, len(every))
+        for number in late
         for name in MODULES[modules]
         for linear in [every[number].get_submodule(name)]
     )

@@ -77,7 +77,7 @@ class Run:
             self.atoms, self.targets = list(store.atoms()), store.manifest.targets
         self.done = qa_rows.Rows(self.work / "rows.jsonl")
         self.rows: dict[str, list[ScoredAnswer]] = {}
-        self.opening: dict[str, Any] = {"device": arguments.device}
+        self.opening: dict[str, Any] = {"device": arguments.device, "dtype": arguments.dtype}
         if arguments.hops > 1:
             self.opening["router"] = RouterSettings(hops=arguments.hops)
 
@@ -86,9 +86,10 @@ class Run:
         tell(f"{self.name}: compiling")
         arguments, began = self.arguments, time.process_time()
         settings = CompileSettings(one_adapter="big" in arguments.modes)
-        report = compile_corpus(
-            [self.found.documents], self.work / "store", settings, base=arguments.base, device=arguments.device
-        ).model_dump(mode="json", exclude={"store", "failed", "skipped"})
+        how = {"base": arguments.base, "device": arguments.device, "dtype": arguments.dtype}
+        report = compile_corpus([self.found.documents], self.work / "store", settings, **how).model_dump(
+            mode="json", exclude={"store", "failed", "skipped"}
+        )
         kept = self.work / "compiled.jsonl"
         if report["atoms_new"]:
             spent = {"atoms": report["atoms_new"], "cpu_s": time.process_time() - began, "seconds": report["seconds"]}
@@ -136,7 +137,7 @@ class Run:
     def rival(self, kind: str) -> dict[str, Any]:
         """Train a rival and ask it; what its training took."""
         arguments = self.arguments
-        base = load_base(arguments.base, arguments.device)
+        base = load_base(arguments.base, arguments.device, arguments.dtype)
         folders = qa_rivals.train_rival(kind, base, self.atoms, self.targets, self.work, tell)
         key, questions = self.key(kind), [one.question for one in self.golden]
         row = self.done.get(key)
@@ -213,6 +214,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "versions": {name: version(name) for name in ("atomlora", "torch", "transformers")},
         "settings": {
             "base": arguments.base,
+            "dtype": arguments.dtype,
             "top_k": arguments.top_k,
             "hops": arguments.hops,
             "batch_size": arguments.batch_size,
@@ -259,6 +261,7 @@ def main() -> None:
     parser.add_argument("--base", default=EMBEDDED_BASE)
     parser.add_argument("--reader", default="auto", help="auto, none or a folder written by `atomlora adapt`")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="auto", help="of the base: auto (float32 on CPU), float32 or bfloat16")
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--top-k", type=int, default=4)
     parser.add_argument("--hops", type=int, default=1, help="rounds of routing, see atomlora ask")

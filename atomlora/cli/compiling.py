@@ -22,7 +22,9 @@ from atomlora.quantised import quantised_name
     type=options.OutputPath("give a folder, then publish it with: atomlora push FOLDER ADDRESS"),
     help="The store's folder.",
 )
-@click.option("--base", default=EMBEDDED_BASE, show_default=True, help="Base model: name, folder or hub id.")
+@click.option(
+    "--base", help=f"Base model: name, folder or hub id.  [default: the store's, of a new one {EMBEDDED_BASE}]"
+)
 @options.quantisation_option
 @click.option("--embedder", help="The router's embedder: name, folder or hub id.  [default: minilm]")
 @options.questions_option
@@ -55,7 +57,7 @@ from atomlora.quantised import quantised_name
 def compile_command(
     src: tuple[Path, ...],
     store: Path,
-    base: str,
+    base: str | None,
     base_quantisation: str | None,
     questions: Path | None,
     examples: tuple[str, ...],
@@ -80,6 +82,8 @@ def compile_command(
 
     files = behaviour_files(src, examples, kind, mount, tenant)
     settings = compile_settings(**chosen)
-    how: dict[str, Any] = {"base": quantised_name(base, base_quantisation), "questions": questions, "device": device}
+    if base_quantisation is not None:
+        base = quantised_name(base or EMBEDDED_BASE, base_quantisation)
+    how: dict[str, Any] = {"base": base, "questions": questions, "device": device}
     how |= {"examples": files, "mount": mount or "always", "tenant": tenant}
     show_report(compile_shown(src, store, settings, **how), as_json)

@@ -128,7 +128,7 @@ def writer_options(command: Command) -> Command:
         click.option("--writer-concurrency", type=int, help="Requests to an address at a time.  [default: 4]"),
         click.option(
             "--question-writer",
-            metavar="auto|none|base|URL#MODEL|DIR",
+            metavar="auto|none|base|shipped|URL#MODEL|DIR",
             help="Who writes questions. URL#MODEL is an OpenAI-compatible endpoint, such as "
             "http://localhost:8000/v1#qwen3; its key is read from $ATOMLORA_WRITER_API_KEY.  [default: auto]",
         ),

@@ -22,7 +22,7 @@ T = TypeVar("T")
 STAGES = {
     "read": "reading documents",
     "questions": "writing questions",
-    "pool": "training distractors",
+    "pool": "training distractors, once for a base and its settings",
     "train": "training atoms",
     "route": "building the router",
     "interference": "measuring interference",
@@ -115,7 +115,9 @@ class PlainProgress:
         if progress.message:
             click.echo(render.one_line(progress.message), err=True)
         self._untold = progress
-        if time.monotonic() - self._told >= SECONDS_BETWEEN_LINES:
+        # A new base's distractors are the longest silence of a run.
+        begun = progress.stage == "pool" and not progress.done
+        if begun or time.monotonic() - self._told >= SECONDS_BETWEEN_LINES:
             self.end()
 
     def end(self) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from atomlora.atom import Target, split_record
 from atomlora.bases import blocks
+from atomlora.compiler.whitening import Whitener, whitened
 from atomlora.kernels import Frozen, grouped_delta
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class StackedAdapters:
         rank: int,
         alpha: float,
         pool: FrozenPool | None = None,
-        whitening: Sequence[Tensor] | None = None,
+        whitening: Sequence[Whitener] | None = None,
     ) -> None:
         self.whitening = whitening
         self.model, self.targets, self.rank, self.scaling, self.pool = (
@@ -146,7 +147,7 @@ class StackedAdapters:
 
     def _whitened(self, number: int, rows: Tensor) -> Tensor:
         """Rows of parameter `number` (as in `parameters`) times its S; those of B as they are."""
-        return rows if self.whitening is None or number >= len(self.a) else rows @ self.whitening[number]
+        return rows if self.whitening is None or number >= len(self.a) else whitened(rows, self.whitening[number])
 
     @torch.no_grad()
     def record(self, slot: int) -> np.ndarray:

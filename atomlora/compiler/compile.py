@@ -30,22 +30,25 @@ def compile_corpus(
     store: Path | str,
     settings: CompileSettings | None = None,
     *,
-    base: str = EMBEDDED_BASE,
+    base: str | None = None,
     questions: Path | None = None,
     examples: Sequence[Path] | None = None,
     mount: str = "always",
     tenant: str | None = None,
     device: str = "auto",
+    dtype: str = "auto",
     on_progress: Listener | None = None,
 ) -> CompileReport:
-    """Compile documents into the store at `store`, as its next version.
+    """Compile documents into the store at `store`, as its next version. `base`: name, folder or hub id (default: the
+    store's own, of a new one the embedded base).
 
     Atoms whose text, questions, base and recipe are those of an atom already in the store (committed, or finished
     by an interrupted run) are kept and not trained again. `examples` are files of examples, each of which makes a
     behaviour atom, mounted as `mount` says (`always` or `label:NAME`). Without sources the version's atoms of
     documents stay as they are, without `examples` its behaviours do; an empty list of examples takes them away.
     `tenant`: whose documents the sources are (default: everybody's); those of others stay as they are, and give the
-    settings that shape atoms. `questions` is a question file, see `atomlora.compiler.given`.
+    settings that shape atoms. `questions` is a question file, see `atomlora.compiler.given`. `device` and `dtype` as in
+    `load_base`: atoms are checked as the base computes then, so ask them in the type that they were compiled in.
 
     Nothing of the version before is touched until the last step, the commit. Raises InputError, UsageError,
     BaseModelError or StoreError; after Ctrl-C the same call resumes.
@@ -54,7 +57,8 @@ def compile_corpus(
     passages, skipped = read_passages(sources, teller) if sources or examples is None else ([], [])
     taught = None if examples is None else behaviour_drafts(examples, mount)
     with Store.writer(store) as writer:
-        loaded = load_base(base, device)
+        base = base or (EMBEDDED_BASE if writer.head is None else writer.head.base.name)
+        loaded = load_base(base, device, dtype)
         given = given_questions(drafts_from(passages, tenant), questions)
         settings = with_rank(settings or CompileSettings(), given, writer.head, loaded.tokenizer)
         plan = plan_run(writer, loaded, settings, bool(sources), tenant)

@@ -26,18 +26,20 @@ from torch import Tensor
 from atomlora.atom import Target, digest_json, record_size
 from atomlora.bases import Base, cache_folder
 from atomlora.compiler.adapters import FrozenPool, StackedAdapters, pool_from_records
+from atomlora.compiler.moments import MOMENT_TOKENS, input_moments
 from atomlora.compiler.objective import CandidateHead
 from atomlora.compiler.pool_facts import POOL_FACTS
 from atomlora.compiler.silence import SilenceBank, build_bank
 from atomlora.compiler.trainer import AtomJob, Trainer
 from atomlora.compiler.trunk import Example, Trunk
-from atomlora.compiler.whitening import MOMENT_TOKENS, input_moments, whiteners
-from atomlora.prompts import chat_prompt
+from atomlora.compiler.whitening import LowRank, Whitener, whiteners
+from atomlora.prompts import chat_prompt, end_ids
 from atomlora.router.general_questions import GENERAL_QUESTIONS
 from atomlora.settings import CompileSettings
 
 _log = logging.getLogger(__name__)
 _FORMAT = 2
+_LOW_RANK = ("directions", "gains", "rest")
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class PoolRecords:
 
     records: tuple[np.ndarray, ...]
     answers: tuple[tuple[int, ...], ...]
-    whitening: tuple[Tensor, ...] | None
+    whitening: tuple[Whitener, ...] | None
 
 
 def pool_facts(settings: CompileSettings) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
@@ -73,6 +75,7 @@ def load_or_train_pool(
     if cached is not None:
         return cached
     facts = pool_facts(settings)
+    on_progress(0, len(facts))
     answers = base_answers(base, GENERAL_QUESTIONS, max(MOMENT_TOKENS, settings.train.silence_tokens))
     whitening = None
     if settings.train.damping is not None:
@@ -87,9 +90,19 @@ def load_or_train_pool(
     trainer = Trainer(base.model, trunk, targets, adapter, train, settings.slots, bank, whitening=whitening)
     jobs = [AtomJob(digest_json([title, text]), _examples(base, text, questions)) for title, text, questions in facts]
     found: dict[str, np.ndarray] = {}
+    learnt = 0
     for trained in trainer.run(jobs):
         found[trained.identity] = trained.record
+        learnt += all(trained.passed)
         on_progress(len(found), len(jobs))
+    if learnt * 2 < len(jobs):
+        _log.warning(
+            "only %d of %d training distractors were learnt on %s: its atoms will hardly be learnt either; look at "
+            "their recall with `atomlora show`, and try another base",
+            learnt,
+            len(jobs),
+            base.name,
+        )
     pool = PoolRecords(tuple(found[job.identity] for job in jobs), tuple(answers), whitening)
     _write(path, pool)
     return pool
@@ -116,17 +129,18 @@ def neighbours_and_bank(
 
 @torch.no_grad()
 def base_answers(base: Base, questions: Sequence[str], tokens: int, batch: int = 32) -> list[tuple[int, ...]]:
-    """The bare base's first greedy tokens to each question, to the end token where it comes within them: on these it
-    must not change its mind."""
+    """The bare base's first greedy tokens to each question, to the token that ends the turn where one comes within
+    them: on these it must not change its mind."""
     from atomlora.runtime.decoding import greedy, left_pad
 
+    ending = set(end_ids(base.tokenizer, base.model))
     found: list[tuple[int, ...]] = []
     for start in range(0, len(questions), batch):
         prompts = [chat_prompt(base.tokenizer, question) for question in questions[start : start + batch]]
         ids, mask = left_pad(prompts, base.tokenizer.pad_token_id, base.model.device)
         output = base.model.generate(ids, attention_mask=mask, generation_config=greedy(base, tokens))
         for row in output[:, ids.shape[1] :].tolist():
-            ends = [i for i, token in enumerate(row) if token == base.tokenizer.eos_token_id]
+            ends = [i for i, token in enumerate(row) if token in ending]
             found.append(tuple(row[: ends[0] + 1] if ends else row))
     return found
 
@@ -151,7 +165,7 @@ def _read(path: Path, atoms: int, size: int, device: Any) -> PoolRecords | None:
             answers, reads = json.loads(metadata["answers"]), json.loads(metadata["whitening"])
             whitening = None
             if reads is not None:
-                made = {name: torch.from_numpy(file.get_tensor(name)).to(device) for name in set(reads)}
+                made = {name: _whitener(file, name).to(device) for name in set(reads)}
                 whitening = tuple(made[name] for name in reads)
         if records.shape == (atoms, size) and len(answers) == len(GENERAL_QUESTIONS):
             return PoolRecords(tuple(records), tuple(tuple(a) for a in answers), whitening)
@@ -160,6 +174,19 @@ def _read(path: Path, atoms: int, size: int, device: Any) -> PoolRecords | None:
         reason = str(error)
     _log.warning("%s: the cached distractor pool cannot be used (%s); it is trained again", path, reason)
     return None
+
+
+def _parts(name: str, whitener: Whitener) -> dict[str, Tensor]:
+    """A whitener's tensors by their names in the file."""
+    if isinstance(whitener, Tensor):
+        return {name: whitener}
+    return {f"{name}.{part}": getattr(whitener, part) for part in _LOW_RANK}
+
+
+def _whitener(file: Any, name: str) -> Whitener:
+    if name in set(file.keys()):
+        return torch.from_numpy(file.get_tensor(name))
+    return LowRank(*(torch.from_numpy(file.get_tensor(f"{name}.{part}")) for part in _LOW_RANK))
 
 
 def _write(path: Path, pool: PoolRecords) -> None:
@@ -171,9 +198,10 @@ def _write(path: Path, pool: PoolRecords) -> None:
         tensors = {"records": np.stack(pool.records) if pool.records else np.zeros((0, 1), np.uint16)}
         reads = None
         if pool.whitening is not None:  # of targets that read the same input, the first one's name stands for all
-            names = {id(matrix): f"whitening.{i}" for i, matrix in reversed(list(enumerate(pool.whitening)))}
-            tensors |= {names[id(matrix)]: matrix.cpu().numpy() for matrix in pool.whitening}
-            reads = [names[id(matrix)] for matrix in pool.whitening]
+            names = {id(one): f"whitening.{i}" for i, one in reversed(list(enumerate(pool.whitening)))}
+            for one in pool.whitening:
+                tensors |= {name: part.cpu().numpy() for name, part in _parts(names[id(one)], one).items()}
+            reads = [names[id(one)] for one in pool.whitening]
         save_file(tensors, temporary, metadata={"answers": json.dumps(pool.answers), "whitening": json.dumps(reads)})
         os.replace(temporary, path)
     except OSError as error:

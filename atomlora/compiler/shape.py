@@ -7,7 +7,9 @@ from typing import Any
 from atomlora.atom import Target
 from atomlora.bases import blocks, linear_layers
 from atomlora.errors import UsageError
-from atomlora.settings import AdapterSettings
+from atomlora.settings import DEFAULT_TARGETS, AdapterSettings
+
+FUSED_TARGETS = ("gate_up_proj", "down_proj")
 
 
 def late_blocks(count: int, layers: str) -> list[int]:
@@ -33,11 +35,15 @@ def late_blocks(count: int, layers: str) -> list[int]:
 
 
 def resolve_targets(model: Any, settings: AdapterSettings) -> tuple[Target, ...]:
-    """The adapted linear layers, block by block; UsageError names the modules there are when one is missing."""
+    """The adapted linear layers, block by block; UsageError names the modules there are when one is missing. Where a
+    base keeps gate and up in one layer (Phi-3), the default targets mean that one."""
     all_blocks = blocks(model)
+    wanted_layers = settings.targets
+    if wanted_layers == DEFAULT_TARGETS and linear_layers(all_blocks[-1], FUSED_TARGETS[0]):
+        wanted_layers = FUSED_TARGETS
     targets = []
     for layer in late_blocks(len(all_blocks), settings.layers):
-        for wanted in settings.targets:
+        for wanted in wanted_layers:
             found = linear_layers(all_blocks[layer], wanted)
             if len(found) != 1:
                 known = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in linear_layers(all_blocks[layer])}))

@@ -24,10 +24,12 @@ from atomlora.atom import Target
 from atomlora.compiler.adapters import FrozenPool, StackedAdapters
 from atomlora.compiler.groups import Group, padded_length
 from atomlora.compiler.objective import LOSS_TOKENS, CandidateHead, Candidates, answer_nll, silence_loss
+from atomlora.compiler.pace import pace_of
 from atomlora.compiler.rows import IGNORED, LateRows, columns_of
 from atomlora.compiler.silence import SilenceBank
 from atomlora.compiler.trunk import Example, Trunk, alike, late_forward, whole_cache
 from atomlora.compiler.visibility import Mounted, drawn, mixture
+from atomlora.compiler.whitening import Whitener
 from atomlora.settings import AdapterSettings, TrainSettings
 
 BATCH_ROWS = 64  # rows of one pass through the late blocks
@@ -90,10 +92,11 @@ class Trainer:
         slots: int,
         bank: SilenceBank | None = None,
         pool: FrozenPool | None = None,
-        whitening: Sequence[Tensor] | None = None,
+        whitening: Sequence[Whitener] | None = None,
     ) -> None:
         self.model, self.trunk, self.settings = model, trunk, settings
         self.head = CandidateHead(model)
+        self.pace = pace_of(model)
         self.adapters = StackedAdapters(model, targets, slots, adapter.rank, adapter.alpha, pool, whitening)
         self.bank = bank if settings.silent else None
         self._free = list(range(slots))
@@ -151,7 +154,8 @@ class Trainer:
                 self._silence(self.bank, order)
             decay = torch.tensor([self._decay(self._slots[slot].steps) for slot in order], device=self.model.device)
             slots = torch.tensor(order, device=self.model.device)
-            self.adapters.step(slots, self.settings.learning_rate_a, self.settings.learning_rate_b, decay)
+            rate_a, rate_b = self.settings.learning_rate_a * self.pace.a, self.settings.learning_rate_b * self.pace.b
+            self.adapters.step(slots, rate_a, rate_b, decay)
         for slot in self._slots.values():
             slot.steps += 1
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from atomlora.errors import UsageError
-from atomlora.questions.decoder import PrefixDecoder, Prefixes
+from atomlora.questions.decoder import KINDS, PrefixDecoder, Prefixes
 from atomlora.questions.generation import LineWriter
 from atomlora.questions.loading import base_shape, read_deltas, read_shape
 from atomlora.questions.passes import Passes
@@ -31,7 +31,8 @@ class AdapterWriter:
     `model`, `tokenizer`: the loaded base, left untouched: the writer works on its own copy with the LoRA
     merged, in bfloat16 where the processor multiplies it natively (twice as fast), else in the model's
     type. That copy is made at the first `write` and dropped by `close`. Results depend on title, text and
-    seed only, up to float noise. Raises UsageError if the base has another shape than the adapter's.
+    seed only, up to float noise. Raises UsageError if the base has another shape than the adapter's, or another kind of
+    blocks than the decoder's.
     """
 
     name = "adapter"
@@ -42,14 +43,19 @@ class AdapterWriter:
         if wanted != found:
             differ = ", ".join(f"{k} {found.get(k)} instead of {v}" for k, v in wanted.items() if found.get(k) != v)
             raise UsageError(
-                f"--question-writer {self.adapter_dir}: made for another base ({differ}); use base or none"
+                f"--question-writer {self.adapter_dir}: made for another base ({differ}); use shipped, base or none"
+            )
+        if model.config.model_type not in KINDS:
+            raise UsageError(
+                f"--question-writer {self.adapter_dir}: the writer cannot run a base of type {model.config.model_type} "
+                f"({', '.join(KINDS)} it can); use shipped, base or none"
             )
         self._deltas, digest = read_deltas(self.adapter_dir)
         self._model, self.tokenizer, self.seed, self.rounds = model, tokenizer, seed, rounds
-        self._dtype = _fast_dtype(model)
+        weight: torch.Tensor = model.model.embed_tokens.weight
+        self._dtype = fast_dtype(weight.device.type, weight.dtype)
         self._lines: LineWriter | None = None
-        parts = f"{digest} {_PROCEDURE} {seed} {self._dtype}" + (f" rounds {rounds}" if rounds > 1 else "")
-        self.digest = hashlib.sha256(parts.encode()).hexdigest()
+        self.digest = writer_digest(digest, seed, self._dtype, rounds)
 
     def close(self) -> None:
         """Free the merged copy; the next `write` makes it anew."""
@@ -115,10 +121,15 @@ def _batches(lengths: Sequence[int]) -> list[list[int]]:
     return list(batches.values())
 
 
-def _fast_dtype(model: Any) -> torch.dtype:
-    """bfloat16 on a CPU with native bfloat16 products, else the model's own type."""
-    weight: torch.Tensor = model.model.embed_tokens.weight
+def writer_digest(adapter: str, seed: int, dtype: torch.dtype, rounds: int) -> str:
+    """Digest of a writer whose adapter's files have the digest `adapter`."""
+    parts = f"{adapter} {_PROCEDURE} {seed} {dtype}" + (f" rounds {rounds}" if rounds > 1 else "")
+    return hashlib.sha256(parts.encode()).hexdigest()
+
+
+def fast_dtype(device: str, own: torch.dtype) -> torch.dtype:
+    """bfloat16 on a CPU with native bfloat16 products, else the base's `own` type."""
     probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    if weight.device.type == "cpu" and probe is not None and probe():
+    if device == "cpu" and probe is not None and probe():
         return torch.bfloat16
-    return weight.dtype
+    return own

@@ -146,5 +146,11 @@ def cached(writer: QuestionWriter, base_fingerprint: str) -> QuestionWriter:
     """The writer behind the user's cache; one that needs no model is as fast without."""
     if isinstance(writer, ClozeWriter):
         return writer
-    scope = "" if isinstance(writer, StreamingWriter) else base_fingerprint  # an endpoint's model is in its digest
+    if isinstance(writer, StreamingWriter):
+        own = True
+    else:
+        from atomlora.questions.beside import BesideWriter  # with torch, which endpoints do without
+
+        own = isinstance(writer, BesideWriter)
+    scope = "" if own else base_fingerprint  # a model of the writer's own is in its digest
     return CachedWriter(writer, QuestionCache(cache_folder() / "questions.sqlite", scope))

@@ -25,20 +25,24 @@ from atomlora.quantised import dense_weight
 # (layer, module) -> (A (r, d_in), B (d_out, r) with the scaling in it); kept as factors, which are 30 times
 # smaller.
 Deltas = Mapping[tuple[int, str], tuple[torch.Tensor, torch.Tensor]]
+_Linear = tuple[torch.Tensor, torch.Tensor | None]
 _Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+# Model types of transformers whose blocks are Llama's, with or without biases; others norm, scale or gate otherwise.
+KINDS = ("llama", "mistral", "qwen2")
 _HEAD_ROWS = 128  # rows of logits at a time: 25 MB at a vocabulary of 49,152; larger ones cost page faults
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """Norms (d,), qkv ((H + 2 K) hd, d), o (d, H hd), gate_up (2 m, d), down (d, m)."""
+    """Norms (d,); weights qkv ((H + 2 K) hd, d), o (d, H hd), gate_up (2 m, d), down (d, m), each with its bias or
+    None."""
 
     norm_attention: torch.Tensor
-    qkv: torch.Tensor
-    o: torch.Tensor
+    qkv: _Linear
+    o: _Linear
     norm_mlp: torch.Tensor
-    gate_up: torch.Tensor
-    down: torch.Tensor
+    gate_up: _Linear
+    down: _Linear
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,7 @@ class _Packed:
 class PrefixDecoder:
     """Forward passes of a Llama model with B A of `deltas[(layer, module)]` added to its linear weights.
 
-    `model` is a loaded LlamaForCausalLM; the copy lives on its device in `dtype` (default: the model's own).
+    `model` is a loaded causal LM of one of KINDS; the copy lives on its device in `dtype` (default: the model's own).
     """
 
     def __init__(self, model: Any, deltas: Deltas, dtype: torch.dtype | None = None) -> None:
@@ -133,14 +137,20 @@ class PrefixDecoder:
                 weight = weight.float() + b @ a
             return weight.to(self.dtype)
 
+        def joined(owner: Any, *names: str) -> _Linear:
+            weights = [merged(owner, name) for name in names]
+            biases = [getattr(owner, name).bias for name in names]
+            bias = None if biases[0] is None else self._copy(torch.cat(biases))
+            return torch.cat(weights) if len(weights) > 1 else weights[0], bias
+
         attention, mlp = layer.self_attn, layer.mlp
         return _Layer(
             norm_attention=self._copy(layer.input_layernorm.weight),
-            qkv=torch.cat([merged(attention, name) for name in ("q_proj", "k_proj", "v_proj")]),
-            o=merged(attention, "o_proj"),
+            qkv=joined(attention, "q_proj", "k_proj", "v_proj"),
+            o=joined(attention, "o_proj"),
             norm_mlp=self._copy(layer.post_attention_layernorm.weight),
-            gate_up=torch.cat([merged(mlp, name) for name in ("gate_proj", "up_proj")]),
-            down=merged(mlp, "down_proj"),
+            gate_up=joined(mlp, "gate_proj", "up_proj"),
+            down=joined(mlp, "down_proj"),
         )
 
     @torch.inference_mode()
@@ -274,13 +284,13 @@ class PrefixDecoder:
         cos, sin = (part[0, :, None] for part in self._rotary(hidden.float(), positions[None]))
         q_size, kv_size = self.heads * self.head_dim, self.kv_heads * self.head_dim
         for number, layer in enumerate(self._layers):
-            mixed = functional.linear(self._rms(hidden, layer.norm_attention), layer.qkv).float()
+            mixed = functional.linear(self._rms(hidden, layer.norm_attention), *layer.qkv).float()
             q, k, v = torch.split(mixed, [q_size, kv_size, kv_size], dim=-1)
             q, k, v = (part.view(len(part), -1, self.head_dim) for part in (q, k, v))
             context = attend(number, _rotate(q, cos, sin), _rotate(k, cos, sin), v)
-            hidden = hidden + functional.linear(context.flatten(1).to(self.dtype), layer.o)
-            gate, up = functional.linear(self._rms(hidden, layer.norm_mlp), layer.gate_up).chunk(2, dim=-1)
-            hidden = hidden + functional.linear(functional.silu(gate) * up, layer.down)
+            hidden = hidden + functional.linear(context.flatten(1).to(self.dtype), *layer.o)
+            gate, up = functional.linear(self._rms(hidden, layer.norm_mlp), *layer.gate_up).chunk(2, dim=-1)
+            hidden = hidden + functional.linear(functional.silu(gate) * up, *layer.down)
         return hidden
 
     def _rms(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ import torch
 from tiny_base import mlp_targets, save_base, tiny_llama, word_tokenizer, words_in
 from tiny_store import WordEmbedder
 
+from atomlora.compiler.pace import Pace
 from atomlora.compiler.pool_facts import POOL_FACTS
 from atomlora.compiler.trunk import Example
 from atomlora.router.general_questions import GENERAL_QUESTIONS
@@ -21,6 +22,18 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def _own_pace(request, monkeypatch):
+    """Settings of tests are chosen for the tiny bases that they train; `real_pace` leaves rates to the base."""
+    if "real_pace" not in request.fixturenames:
+        monkeypatch.setattr("atomlora.compiler.trainer.pace_of", lambda model: Pace())
+
+
+@pytest.fixture
+def real_pace():
+    """Learning rates as the base calls for them."""
 
 
 def sure_llama(vocabulary):

@@ -24,6 +24,14 @@ def compile_(tiny_world, documents, tmp_path):
     return run
 
 
+def test_a_store_stays_on_its_base_unless_told_otherwise(compile_, tiny_world, documents, tmp_path):
+    """Not on the embedded one, on which every atom would be trained anew."""
+    compile_()
+    report = compile_corpus([documents], tmp_path / "store", SETTINGS, device="cpu")
+    assert (report.atoms_new, report.atoms_kept) == (0, 4)
+    assert Store.open(tmp_path / "store").manifest.base.name == tiny_world.base
+
+
 def edit(documents, before, after):
     file = documents / "ferry.md"
     assert before in file.read_text()

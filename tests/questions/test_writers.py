@@ -2,19 +2,19 @@
 
 import copy
 import json
-import logging
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import transformers
 from safetensors.torch import save_file
 
 from atomlora.errors import CorruptStoreError, UsageError
 from atomlora.questions import adapter as adapter_module
 from atomlora.questions.adapter import AdapterWriter
 from atomlora.questions.cloze import ClozeWriter
-from atomlora.questions.decoder import PrefixDecoder
+from atomlora.questions.decoder import KINDS, PrefixDecoder
 from atomlora.questions.loading import ADAPTER_FILE, SHAPE_FILE, base_shape, read_shape
 from atomlora.questions.registry import SHIPPED, writer_for
 from atomlora.questions.types import AtomText
@@ -77,6 +77,29 @@ def test_decoder_equals_the_model_row_by_row(tiny):
         for place, row in enumerate(kept):
             expected = tiny(torch.tensor([prompts[atom[row]] + suffixes[row] + [50 + place]])).logits[0, -1]
             torch.testing.assert_close(further[place], expected, atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_decoder_runs_every_kind_of_base_that_it_names(kind):
+    """Biases where the kind has them, random so that leaving one out shows; a head of its own."""
+    name = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2"}[kind]
+    sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.3}
+    torch.manual_seed(4)
+    model = getattr(transformers, f"{name}ForCausalLM")(
+        getattr(transformers, f"{name}Config")(**sizes, **heads, pad_token_id=0, bos_token_id=None)
+    ).eval()
+    biases = [parameter for where, parameter in model.named_parameters() if where.endswith(".bias")]
+    assert bool(biases) == (kind == "qwen2")
+    for parameter in biases:
+        parameter.data.normal_(std=0.5)
+    decoder = PrefixDecoder(model, {})
+    prefixes = decoder.prefill([[1, 2, 3]])
+    logits = decoder.extend(prefixes, decoder.rows(prefixes, [0], 2), [[4, 5]])
+    with torch.no_grad():
+        torch.testing.assert_close(
+            logits[0], model(torch.tensor([[1, 2, 3, 4, 5]])).logits[0, -1], atol=2e-4, rtol=2e-4
+        )
 
 
 def test_scores_of_forked_rows_are_the_model_s(tiny):
@@ -171,11 +194,15 @@ def test_digest_names_adapter_and_seed(tiny, adapter):
     assert AdapterWriter(tiny, Letters(), adapter.folder, seed=1).digest != digest
 
 
-def test_damaged_and_foreign_adapters_are_refused_by_name(tiny, adapter, tmp_path):
+def test_damaged_and_foreign_adapters_are_refused_by_name(tiny, adapter, monkeypatch):
     (adapter.folder / SHAPE_FILE).write_text(json.dumps({"base": {**base_shape(tiny.config), "hidden_size": 64}}))
     with pytest.raises(UsageError, match="hidden_size 32 instead of 64"):
         AdapterWriter(tiny, Letters(), adapter.folder)
     (adapter.folder / SHAPE_FILE).write_text(json.dumps({"base": base_shape(tiny.config)}))
+    monkeypatch.setattr(tiny.config, "model_type", "qwen3")
+    with pytest.raises(UsageError, match=r"cannot run a base of type qwen3 \(llama, mistral, qwen2 it can\)"):
+        AdapterWriter(tiny, Letters(), adapter.folder)
+    monkeypatch.undo()
     (adapter.folder / ADAPTER_FILE).write_bytes(b"\xff" * 40)
     with pytest.raises(CorruptStoreError, match="damaged adapter"):
         AdapterWriter(tiny, Letters(), adapter.folder)
@@ -184,13 +211,10 @@ def test_damaged_and_foreign_adapters_are_refused_by_name(tiny, adapter, tmp_pat
         AdapterWriter(tiny, Letters(), adapter.folder)
 
 
-def test_writer_for_names(tiny, adapter, caplog):
+def test_writer_for_names(tiny, adapter):
     assert isinstance(writer_for("none", tiny, Letters()), ClozeWriter)
     assert writer_for("base", tiny, Letters()).name == "base"
     assert isinstance(writer_for(str(adapter.folder), tiny, Letters()), AdapterWriter)
-    with caplog.at_level(logging.WARNING):
-        assert isinstance(writer_for("auto", tiny, Letters()), ClozeWriter)
-    assert "--question-writer base" in caplog.text
     with pytest.raises(UsageError, match="auto, none, base"):
         writer_for("gpt", tiny, Letters())
 

@@ -1,10 +1,11 @@
-"""Random Llamas that are made in a moment, and tokenizers of words: the bases of the tests."""
+"""Random bases that are made in a moment, and tokenizers of words: the bases of the tests."""
 
 import re
 
 import torch
+import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from atomlora.atom import Target
 
@@ -33,8 +34,19 @@ def tiny_llama(vocabulary, *, layers=3, width=WIDTH, inner=INNER, heads=4, seed=
         "bos_token_id": None,
         "eos_token_id": 0,
     }
+    return tiny_base("Llama", {**values, **config}, seed)
+
+
+def tiny_base(architecture, config, seed=0):
+    """A random base of a transformers architecture with these fields of its config, frozen. Biases, which transformers
+    begin at zero, are random too."""
     torch.manual_seed(seed)
-    return LlamaForCausalLM(LlamaConfig(**{**values, **config})).eval().requires_grad_(False)
+    made = getattr(transformers, f"{architecture}Config")(**config)
+    model = getattr(transformers, f"{architecture}ForCausalLM")(made).eval().requires_grad_(False)
+    for name, parameter in model.named_parameters():
+        if name.endswith(".bias"):
+            parameter.normal_(std=config.get("initializer_range", 0.02))
+    return model
 
 
 def spread_llama(**shape):
