@@ -176,9 +176,9 @@ def token_divergences(
     KL_TOKENS), over the whole vocabulary, with what is mounted for the first statement."""
     import torch
 
-    from atomlora.compiler.pool import base_answers
     from atomlora.prompts import chat_prompt, end_ids
     from atomlora.runtime.decoding import left_pad
+    from atomlora.training.pool import base_answers
 
     base = model.base
     ends = frozenset(end_ids(base.tokenizer, base.model))

@@ -35,13 +35,13 @@ class TrainSettings(Settings):
 
     Learning rates are Adam's and fall linearly over `decay_steps`, but not below `learning_rate_floor` of themselves;
     B's is larger than A's after LoRA+ (arXiv 2402.12354). They are the embedded base's, and other bases' in proportion
-    (`atomlora.compiler.pace`). A token of an answer leaves the loss when its probability
+    (`atomlora.training.pace`). A token of an answer leaves the loss when its probability
     passes `pass_probability` (MemFT; p > 0.5 suffices for greedy recall, the rest is margin for other wordings of the
     question). Each step an atom sees `rows_per_step` of its questions, with probability `mixed_visibility` at an own
     weight from [own_weight_min, 1] and beside up to `max_distractors` atoms of the frozen pool at weights from
     [0, 1], and `silence_rows` rows of the silence bank, weighed by `silence_weight`. Every `refresh_every` steps the
     full head renews the candidate tokens. A is learnt in coordinates that whiten the inputs, with `damping` (see
-    `atomlora.compiler.whitening`; None: as they are).
+    `atomlora.training.whitening`; None: as they are).
     """
 
     learning_rate_a: float = Field(6e-3, gt=0)

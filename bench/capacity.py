@@ -32,14 +32,14 @@ import torch
 
 from atomlora.atom import digest_json, record_size
 from atomlora.bases import EMBEDDED_BASE, Base, load_base
-from atomlora.compiler.objective import CandidateHead
-from atomlora.compiler.pool import load_or_train_pool, neighbours_and_bank
-from atomlora.compiler.rows import IGNORED
-from atomlora.compiler.shape import resolve_targets
-from atomlora.compiler.trainer import AtomJob, TrainedAtom, Trainer
-from atomlora.compiler.trunk import Example, Trunk
 from atomlora.prompts import common_prefix
 from atomlora.settings import AdapterSettings, CompileSettings
+from atomlora.training.objective import CandidateHead
+from atomlora.training.pool import load_or_train_pool, neighbours_and_bank
+from atomlora.training.rows import IGNORED
+from atomlora.training.shape import resolve_targets
+from atomlora.training.trainer import AtomJob, TrainedAtom, Trainer
+from atomlora.training.trunk import Example, Trunk
 
 ROWS_PER_STEP = 64
 SYLLABLES = tuple(consonant + vowel for consonant in "bdfghklmnprstv" for vowel in "aeio")

@@ -35,18 +35,18 @@ from beside import beside
 
 from atomlora.atom import Target, digest_json
 from atomlora.bases import EMBEDDED_BASE, Base, load_base
-from atomlora.compiler.adapters import FrozenPool
 from atomlora.compiler.drafts import Draft, drafts_from
-from atomlora.compiler.pool import load_or_train_pool, neighbours_and_bank
-from atomlora.compiler.shape import resolve_targets
-from atomlora.compiler.silence import SilenceBank
-from atomlora.compiler.trainer import AtomJob, Trainer
-from atomlora.compiler.trunk import Example, Trunk
-from atomlora.compiler.whitening import Whitener
 from atomlora.corpora import SkippedFile, read_corpus, sample_path, split_document
 from atomlora.prompts import common_prefix
 from atomlora.questions.types import Question
 from atomlora.settings import CompileSettings
+from atomlora.training.adapters import FrozenPool
+from atomlora.training.pool import load_or_train_pool, neighbours_and_bank
+from atomlora.training.shape import resolve_targets
+from atomlora.training.silence import SilenceBank
+from atomlora.training.trainer import AtomJob, Trainer
+from atomlora.training.trunk import Example, Trunk
+from atomlora.training.whitening import Whitener
 from atomlora.wordings import training_wordings
 
 plain = beside("peft_loop")

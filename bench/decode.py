@@ -25,10 +25,10 @@ import torch
 
 from atomlora.atom import Target
 from atomlora.bases import EMBEDDED_BASE, blocks, load_base
-from atomlora.compiler.shape import late_blocks
 from atomlora.kernels import AdapterPool, available_backends
 from atomlora.runtime.composition import Composition, composition
 from atomlora.runtime.mount import Mount, pool_targets
+from atomlora.training.shape import late_blocks
 
 MODULES = {
     "mlp": ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),

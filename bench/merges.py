@@ -14,7 +14,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
 from atomlora.atom import Target
-from atomlora.compiler.adapters import FrozenPool
+from atomlora.training.adapters import FrozenPool
 
 METHODS = {"ties": "ties_svd", "dare": "dare_ties_svd"}
 DENSITY = 0.5  # of the entries of a delta that survive trimming (TIES) or dropping (DARE)

@@ -29,7 +29,6 @@ from beside import beside, told
 
 from atomlora.atom import Atom
 from atomlora.bases import load_base
-from atomlora.compiler.trunk import Example
 from atomlora.errors import AtomLoraError, InputError
 from atomlora.golden import GoldenQuestion, load_golden, read_questions
 from atomlora.interference.asked import golden_questions
@@ -39,6 +38,7 @@ from atomlora.interference.predict import Predictor
 from atomlora.interference.records import InterferenceRecords
 from atomlora.metrics import mean
 from atomlora.store import Store
+from atomlora.training.trunk import Example
 
 roc_area = beside("router_rivals").roc_area
 

@@ -18,8 +18,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from atomlora.bases import Base
-from atomlora.compiler.trainer import AtomJob
-from atomlora.compiler.trunk import IGNORED
+from atomlora.training.trainer import AtomJob
+from atomlora.training.trunk import IGNORED
 
 LEARNING_RATES = (1e-3, 2e-4)
 LOOK_EVERY, MAX_STEPS = 5, 100

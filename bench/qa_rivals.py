@@ -28,13 +28,13 @@ from peft import LoraConfig, PeftModel, get_peft_model
 
 from atomlora.atom import Atom, Target, digest_json, record_size
 from atomlora.bases import Base, blocks
-from atomlora.compiler.shape import resolve_targets
-from atomlora.compiler.trainer import AtomJob
-from atomlora.compiler.trunk import IGNORED, Example
 from atomlora.full_context import Reply
 from atomlora.prompts import chat_prompt
 from atomlora.runtime.decoding import decode_batch, left_pad
 from atomlora.settings import AdapterSettings
+from atomlora.training.shape import resolve_targets
+from atomlora.training.trainer import AtomJob
+from atomlora.training.trunk import IGNORED, Example
 from atomlora.wordings import training_wordings
 
 RIVALS = ("lora", "prag", "prag-all")

@@ -62,12 +62,37 @@ def test_lower_parts_know_only_errors_and_themselves(folder: str) -> None:
 def test_asking_does_not_know_the_compiler() -> None:
     """A store is asked where nothing is trained; what both sides know (wordings, records) stands below them."""
     asking = ("model", "opening", "asking", "statements", "turns", "modes", "composer", "answers", "wordings")
-    below = ("atomlora/runtime", "atomlora/store", "atomlora/conflicts", "atomlora/questions", *MAPPED)
+    below = (
+        "atomlora/runtime",
+        "atomlora/store",
+        "atomlora/conflicts",
+        "atomlora/questions",
+        "atomlora/training",
+        *MAPPED,
+    )
     strays = [
         f"{shown(path)}: {name}"
         for path in (*source_files(*below), *(ROOT / "atomlora" / f"{name}.py" for name in asking))
         for _, name in imported_names(path)
         if within(name, "atomlora.compiler", "atomlora.cli")
+    ]
+    assert not strays
+
+
+@pytest.mark.parametrize(
+    ("folder", "above"),
+    [
+        ("training", ("compiler", "interference", "store", "questions", "conflicts", "reader", "cli")),
+        ("interference", ("compiler", "questions", "reader", "cli")),
+    ],
+)
+def test_the_compiler_stands_above_training_and_interference(folder: str, above: tuple[str, ...]) -> None:
+    """The compiler trains atoms and measures them; neither of these knows it."""
+    strays = [
+        f"{shown(path)}: {name}"
+        for path in source_files(f"atomlora/{folder}")
+        for _, name in imported_names(path)
+        if within(name, *(f"atomlora.{one}" for one in above))
     ]
     assert not strays
 

@@ -18,20 +18,20 @@ from pydantic import ValidationError
 
 from atomlora.atom import BEHAVIOUR, Atom, digest_json
 from atomlora.bases import Base
-from atomlora.compiler.adapters import FrozenPool, StackedAdapters, pool_from_records
 from atomlora.compiler.drafts import Draft, draft_of
 from atomlora.compiler.examples import LEFT_ALONE
-from atomlora.compiler.objective import CandidateHead
-from atomlora.compiler.pool import PoolRecords, base_answers, general_examples, load_or_train_pool, pool_facts
 from atomlora.compiler.session import TrainingSession
-from atomlora.compiler.silence import SilenceBank, build_bank
-from atomlora.compiler.trainer import TrainedAtom, Trainer
-from atomlora.compiler.trunk import Example, Trunk
 from atomlora.errors import StoreError, UsageError
 from atomlora.prompts import chat_prompt
 from atomlora.settings import PROCEDURE, CompileSettings, TrainSettings
 from atomlora.store import Manifest, StoreWriter
 from atomlora.store.records import unpack
+from atomlora.training.adapters import FrozenPool, StackedAdapters, pool_from_records
+from atomlora.training.objective import CandidateHead
+from atomlora.training.pool import PoolRecords, base_answers, general_examples, load_or_train_pool, pool_facts
+from atomlora.training.silence import SilenceBank, build_bank
+from atomlora.training.trainer import TrainedAtom, Trainer
+from atomlora.training.trunk import Example, Trunk
 from atomlora.wordings import training_wordings
 
 _BESIDE = 64  # knowledge atoms of the store beside which a behaviour is trained

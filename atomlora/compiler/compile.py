@@ -12,6 +12,7 @@ from atomlora.compiler.behaviours import kept_drafts, train_behaviours
 from atomlora.compiler.drafts import drafts_from, reuse, united
 from atomlora.compiler.examples import behaviour_drafts
 from atomlora.compiler.given import given_questions
+from atomlora.compiler.interference import compiled_interference
 from atomlora.compiler.one_adapter import train_one_adapter
 from atomlora.compiler.plan import plan_run
 from atomlora.compiler.progress import CompileReport, Listener, Teller
@@ -19,7 +20,6 @@ from atomlora.compiler.rank import with_rank
 from atomlora.compiler.report import atom_counts, failures
 from atomlora.compiler.routing import found_conflicts, routing_of
 from atomlora.compiler.session import TrainingSession
-from atomlora.interference.compiling import compiled_interference
 from atomlora.questions.cache import cached
 from atomlora.settings import CompileSettings
 from atomlora.store import Store

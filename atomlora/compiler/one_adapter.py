@@ -16,10 +16,10 @@ from collections.abc import Sequence
 
 from atomlora.atom import Atom, digest_json
 from atomlora.compiler.drafts import draft_of
-from atomlora.compiler.pool import load_or_train_pool
 from atomlora.compiler.session import TrainingSession, train_record
-from atomlora.compiler.trainer import AtomJob, Trainer
 from atomlora.store import StoreWriter, weights_digest
+from atomlora.training.pool import load_or_train_pool
+from atomlora.training.trainer import AtomJob, Trainer
 from atomlora.wordings import training_wordings
 
 ONE_ADAPTER = "one_adapter"  # its type

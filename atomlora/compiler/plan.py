@@ -8,12 +8,12 @@ from atomlora.atom import BEHAVIOUR, Atom, Target, digest_json
 from atomlora.bases import Base
 from atomlora.compiler.behaviours import as_before
 from atomlora.compiler.drafts import of_others
-from atomlora.compiler.shape import resolve_targets
 from atomlora.questions.registry import settings_writer
 from atomlora.questions.types import QuestionWriter
 from atomlora.router import Embedder, load_embedder
 from atomlora.settings import CompileSettings
 from atomlora.store import Store, StoreWriter
+from atomlora.training.shape import resolve_targets
 
 
 class Plan(NamedTuple):

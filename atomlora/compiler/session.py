@@ -9,13 +9,13 @@ import numpy as np
 from atomlora.atom import Atom, Target, TrainRecord
 from atomlora.bases import Base
 from atomlora.compiler.drafts import Draft
-from atomlora.compiler.pool import load_or_train_pool, neighbours_and_bank
 from atomlora.compiler.progress import Teller
-from atomlora.compiler.trainer import AtomJob, TrainedAtom, Trainer
-from atomlora.compiler.trunk import Example, Trunk
 from atomlora.prompts import common_prefix
 from atomlora.settings import CompileSettings
 from atomlora.store import StoreWriter, pack, weights_digest
+from atomlora.training.pool import load_or_train_pool, neighbours_and_bank
+from atomlora.training.trainer import AtomJob, TrainedAtom, Trainer
+from atomlora.training.trunk import Example, Trunk
 from atomlora.wordings import training_wordings
 
 SEGMENT_ATOMS = 32

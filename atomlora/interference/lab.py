@@ -16,12 +16,12 @@ from torch import Tensor
 
 from atomlora.atom import Atom, Target, split_record
 from atomlora.bases import Base
-from atomlora.compiler.adapters import FrozenPool, StackedAdapters
-from atomlora.compiler.objective import HEAD_COLUMNS, CandidateHead
-from atomlora.compiler.rows import IGNORED, LateRows
-from atomlora.compiler.trunk import Example, Trunk, alike, late_forward
-from atomlora.compiler.visibility import Mounted, mixture
 from atomlora.prompts import answer_ids, common_prefix
+from atomlora.training.adapters import FrozenPool, StackedAdapters
+from atomlora.training.objective import HEAD_COLUMNS, CandidateHead
+from atomlora.training.rows import IGNORED, LateRows
+from atomlora.training.trunk import Example, Trunk, alike, late_forward
+from atomlora.training.visibility import Mounted, mixture
 from atomlora.wordings import training_wordings
 
 PASS_ROWS = 64  # rows of one pass through the late blocks

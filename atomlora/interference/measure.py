@@ -20,12 +20,12 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from atomlora.atom import Atom
-from atomlora.compiler.adapters import target_modules
-from atomlora.compiler.objective import Candidates, answer_nll, silence_loss
-from atomlora.compiler.rows import IGNORED, LateRows
-from atomlora.compiler.trunk import Example
 from atomlora.interference.lab import PASS_ROWS, Lab, Stack, Weights, wordings
 from atomlora.interference.records import AtomRecord, InterferenceRecords, PairRecord
+from atomlora.training.adapters import target_modules
+from atomlora.training.objective import Candidates, answer_nll, silence_loss
+from atomlora.training.rows import IGNORED, LateRows
+from atomlora.training.trunk import Example
 
 CHUNK = 32  # atoms that are measured side by side, with their neighbours in memory
 DIGITS = 5

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 
 from atomlora.bases import Base
-from atomlora.compiler.rows import IGNORED
-from atomlora.compiler.trunk import Example
 from atomlora.interference.lab import Lab, Stack
 from atomlora.prompts import chat_prompt, end_ids
 from atomlora.runtime.loops import LOOP_TOKENS
+from atomlora.training.rows import IGNORED
+from atomlora.training.trunk import Example
 
 BATCH = 32
 

@@ -8,10 +8,10 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 
 from atomlora.atom import Record
-from atomlora.compiler.rows import LateRows
-from atomlora.compiler.trunk import Example
 from atomlora.interference.lab import Lab, Stack
 from atomlora.metrics import bootstrap_interval, mean
+from atomlora.training.rows import LateRows
+from atomlora.training.trunk import Example
 
 KS = (1, 2, 4, 8)
 Others = Literal["nearest", "random"]

@@ -139,7 +139,7 @@ def wrap(base: Base, settings: AdaptSettings) -> Any:
     """The base's model as a PEFT model with a new adapter; UsageError for layers or targets that it has not."""
     from peft import LoraConfig, get_peft_model
 
-    from atomlora.compiler.shape import late_blocks
+    from atomlora.training.shape import late_blocks
 
     all_blocks = blocks(base.model)
     known = sorted({name.rsplit(".", 1)[-1] for name in linear_layers(all_blocks[0])})

@@ -6,12 +6,12 @@ import pytest
 
 import atomlora.compiler.session as session
 from atomlora.compiler.compile import compile_corpus
-from atomlora.compiler.trainer import Trainer
 from atomlora.corpora import read_corpus
 from atomlora.errors import InputError, StoreError
 from atomlora.interference.lab import Lab
 from atomlora.settings import AdapterSettings, CompileSettings, TrainSettings
 from atomlora.store import Store
+from atomlora.training.trainer import Trainer
 
 SETTINGS = CompileSettings(
     adapter=AdapterSettings(rank=4, layers="late:2"),

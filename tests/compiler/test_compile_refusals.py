@@ -3,10 +3,10 @@
 import pytest
 
 from atomlora.compiler.compile import compile_corpus
-from atomlora.compiler.trainer import Trainer
 from atomlora.errors import BaseModelError, InputError, StoreError, UsageError
 from atomlora.settings import AdapterSettings, CompileSettings, TrainSettings
 from atomlora.store import Store
+from atomlora.training.trainer import Trainer
 
 SETTINGS = CompileSettings(
     adapter=AdapterSettings(rank=4, layers="late:2"),

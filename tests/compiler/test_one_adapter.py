@@ -3,7 +3,6 @@
 import pytest
 
 from atomlora.compiler.compile import compile_corpus
-from atomlora.compiler.trainer import Trainer
 from atomlora.errors import UsageError
 from atomlora.evaluate import evaluate
 from atomlora.golden import GoldenQuestion
@@ -11,6 +10,7 @@ from atomlora.model import AtomLoRA
 from atomlora.one_adapter import ask_one_adapter
 from atomlora.settings import AdapterSettings, CompileSettings, TrainSettings
 from atomlora.store import Store
+from atomlora.training.trainer import Trainer
 from atomlora.wordings import training_wordings
 
 SETTINGS = CompileSettings(

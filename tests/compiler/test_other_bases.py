@@ -6,15 +6,15 @@ from tiny_base import TEMPLATE, save_base, tiny_base, word_tokenizer, words_in
 from tiny_store import WordEmbedder
 from transformers import PreTrainedTokenizerFast
 
-from atomlora.compiler import whitening
 from atomlora.compiler.compile import compile_corpus
-from atomlora.compiler.pool_facts import POOL_FACTS
 from atomlora.model import AtomLoRA
 from atomlora.prompts import answer_ids, chat_prompt, end_ids
 from atomlora.router import Route, RoutedAtom
 from atomlora.router.general_questions import GENERAL_QUESTIONS
 from atomlora.settings import AdapterSettings, CompileSettings, TrainSettings
 from atomlora.store import Store
+from atomlora.training import whitening
+from atomlora.training.pool_facts import POOL_FACTS
 from atomlora.wordings import training_wordings
 
 SIZES = {

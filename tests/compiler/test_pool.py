@@ -9,15 +9,15 @@ import torch
 from tiny_base import INNER
 
 from atomlora.bases import load_base
-from atomlora.compiler import whitening
-from atomlora.compiler.pool import base_answers, load_or_train_pool, pool_digest, pool_facts
 from atomlora.compiler.progress import Teller
 from atomlora.compiler.session import TrainingSession
-from atomlora.compiler.shape import resolve_targets
-from atomlora.compiler.trunk import Trunk
 from atomlora.prompts import chat_prompt, common_prefix
 from atomlora.router.general_questions import GENERAL_QUESTIONS
 from atomlora.settings import AdapterSettings, CompileSettings, TrainSettings
+from atomlora.training import whitening
+from atomlora.training.pool import base_answers, load_or_train_pool, pool_digest, pool_facts
+from atomlora.training.shape import resolve_targets
+from atomlora.training.trunk import Trunk
 
 SETTINGS = CompileSettings(
     adapter=AdapterSettings(rank=2, layers="late:1"),

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from atomlora.compiler.rows import IGNORED
-from atomlora.compiler.trunk import Example
 from atomlora.interference.lab import Stack, frozen_pool, wordings
 from atomlora.kernels import AdapterPool
 from atomlora.runtime.composition import composition
 from atomlora.runtime.mount import Mount, pool_targets
+from atomlora.training.rows import IGNORED
+from atomlora.training.trunk import Example
 
 STACKS = (Stack((), ()), Stack.at_one(0), Stack((0, 3), (1.0, 0.3)), Stack((2, 4, 1), (0.5, 1.0, 0.2)))
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from atomlora.atom import split_record
-from atomlora.compiler.rows import IGNORED
 from atomlora.interference.lab import Stack, wordings
 from atomlora.interference.measure import measure, probe_examples
 from atomlora.interference.near import nearest
+from atomlora.training.rows import IGNORED
 
 NEAR = np.array([[1, 3], [0, 2], [4, 1], [4, 0], [2, 3]])
 

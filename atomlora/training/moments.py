@@ -1,4 +1,4 @@
-"""Second moments of what adapted layers read, by which their adapters are whitened (`atomlora.compiler.whitening`)."""
+"""Second moments of what adapted layers read, by which their adapters are whitened (`atomlora.training.whitening`)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from atomlora.atom import Target
-from atomlora.compiler.adapters import target_modules
-from atomlora.compiler.rows import IGNORED
-from atomlora.compiler.trunk import Example, Trunk, late_forward
-from atomlora.compiler.whitening import Moment, added, mean_of
+from atomlora.training.adapters import target_modules
+from atomlora.training.rows import IGNORED
+from atomlora.training.trunk import Example, Trunk, late_forward
+from atomlora.training.whitening import Moment, added, mean_of
 
 MOMENT_TOKENS = 24  # of a general answer: some four thousand inputs in all
 MOMENT_ROWS = 32  # of one forward

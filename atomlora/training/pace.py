@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 
 from atomlora.bases import blocks, linear_layers
-from atomlora.compiler.shape import late_blocks
+from atomlora.training.shape import late_blocks
 
 REFERENCE_GAIN = 5.6  # of SmolLM2-135M's last five MLPs, geometric mean
 REFERENCE_WIDTH = 800.0  # the same of what they read: 576, 576, 1536

@@ -7,12 +7,12 @@ import torch
 from tiny_base import tiny_base, tiny_llama
 
 from atomlora.bases import EMBEDDED_BASE, blocks, load_base
-from atomlora.compiler import pace
-from atomlora.compiler.adapters import StackedAdapters
-from atomlora.compiler.pace import REFERENCE_GAIN, Pace, pace_of
-from atomlora.compiler.trainer import AtomJob, Trainer
-from atomlora.compiler.trunk import Trunk
 from atomlora.settings import AdapterSettings, TrainSettings
+from atomlora.training import pace
+from atomlora.training.adapters import StackedAdapters
+from atomlora.training.pace import REFERENCE_GAIN, Pace, pace_of
+from atomlora.training.trainer import AtomJob, Trainer
+from atomlora.training.trunk import Trunk
 
 
 def scaled(model, factor):
@@ -58,7 +58,7 @@ def test_the_trainer_steps_at_the_bases_rates(llama, targets, make_examples, mon
     monkeypatch.setattr(
         StackedAdapters, "step", lambda self, slots, a, b, decay: asked.append((a, b)) or step(self, slots, a, b, decay)
     )
-    monkeypatch.setattr("atomlora.compiler.trainer.pace_of", lambda model: Pace(0.5, 0.25))
+    monkeypatch.setattr("atomlora.training.trainer.pace_of", lambda model: Pace(0.5, 0.25))
     settings = TrainSettings(max_steps=2, silence_rows=0)
     trainer = Trainer(llama, Trunk(llama, 1, (), 0), targets, AdapterSettings(), settings, 1)
     list(trainer.run([AtomJob("0" * 64, tuple(make_examples(2)))]))

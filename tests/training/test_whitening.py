@@ -5,12 +5,12 @@ import pytest
 import torch
 from tiny_base import INNER
 
-from atomlora.compiler import whitening
-from atomlora.compiler.adapters import StackedAdapters, target_modules
-from atomlora.compiler.moments import MOMENT_ROWS, input_moments
-from atomlora.compiler.rows import IGNORED
-from atomlora.compiler.trunk import Trunk, late_forward
-from atomlora.compiler.whitening import LowRank, Sketch, added, mean_of, whitened, whiteners
+from atomlora.training import whitening
+from atomlora.training.adapters import StackedAdapters, target_modules
+from atomlora.training.moments import MOMENT_ROWS, input_moments
+from atomlora.training.rows import IGNORED
+from atomlora.training.trunk import Trunk, late_forward
+from atomlora.training.whitening import LowRank, Sketch, added, mean_of, whitened, whiteners
 
 
 def random_moment(size, seed=0):

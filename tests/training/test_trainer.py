@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from atomlora.atom import record_size, split_record
-from atomlora.compiler.adapters import Mixture, StackedAdapters, pool_from_records
-from atomlora.compiler.silence import build_bank
-from atomlora.compiler.trainer import AtomJob, Trainer
-from atomlora.compiler.trunk import IGNORED, Trunk, late_forward
 from atomlora.settings import AdapterSettings, TrainSettings
+from atomlora.training.adapters import Mixture, StackedAdapters, pool_from_records
+from atomlora.training.silence import build_bank
+from atomlora.training.trainer import AtomJob, Trainer
+from atomlora.training.trunk import IGNORED, Trunk, late_forward
 
 ADAPTER = AdapterSettings(rank=4, layers="late:2")
 QUICK = TrainSettings(max_steps=60, silence_rows=0, mixed_visibility=0.5)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from atomlora.atom import record_size, split_record
-from atomlora.compiler.adapters import Mixture, StackedAdapters, pool_from_records, target_modules
+from atomlora.training.adapters import Mixture, StackedAdapters, pool_from_records, target_modules
 
 RANK, ALPHA = 4, 8.0
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 import transformers
 
-from atomlora.compiler.rows import columns_of
-from atomlora.compiler.trunk import IGNORED, Example, Trunk, alike, late_forward, whole_cache
+from atomlora.training.rows import columns_of
+from atomlora.training.trunk import IGNORED, Example, Trunk, alike, late_forward, whole_cache
 
 PREFIX = (5, 6, 7)
 SMALL = {

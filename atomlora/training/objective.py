@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from atomlora.compiler.rows import LateRows
+from atomlora.training.rows import LateRows
 
 SHARED_TOKENS = 1024
 LIKELY_TOKENS = 8

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from atomlora.compiler.adapters import StackedAdapters
-from atomlora.compiler.objective import CandidateHead
-from atomlora.compiler.rows import LateRows
-from atomlora.compiler.trunk import Example, Trunk, late_forward
-from atomlora.compiler.visibility import Mounted, mixture
 from atomlora.settings import TrainSettings
+from atomlora.training.adapters import StackedAdapters
+from atomlora.training.objective import CandidateHead
+from atomlora.training.rows import LateRows
+from atomlora.training.trunk import Example, Trunk, late_forward
+from atomlora.training.visibility import Mounted, mixture
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 
 import pytest
 
-from atomlora.compiler.shape import late_blocks, resolve_targets
 from atomlora.errors import UsageError
 from atomlora.settings import AdapterSettings
+from atomlora.training.shape import late_blocks, resolve_targets
 
 
 @pytest.mark.parametrize(

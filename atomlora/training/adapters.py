@@ -17,8 +17,8 @@ from torch import Tensor
 
 from atomlora.atom import Target, split_record
 from atomlora.bases import blocks
-from atomlora.compiler.whitening import Whitener, whitened
 from atomlora.kernels import Frozen, grouped_delta
+from atomlora.training.whitening import Whitener, whitened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,7 +53,7 @@ class StackedAdapters:
 
     `rank`, `alpha` as in LoRA (arXiv 2106.09685): delta = alpha / rank * B A x. A starts as a random projection
     drawn from the atom's identity, B at zero. `whitening`: per target a symmetric S (d_in, d_in), in whose coordinates
-    A is drawn and learnt (see `atomlora.compiler.whitening`).
+    A is drawn and learnt (see `atomlora.training.whitening`).
     """
 
     def __init__(

@@ -21,16 +21,16 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from atomlora.atom import Target
-from atomlora.compiler.adapters import FrozenPool, StackedAdapters
-from atomlora.compiler.groups import Group, padded_length
-from atomlora.compiler.objective import LOSS_TOKENS, CandidateHead, Candidates, answer_nll, silence_loss
-from atomlora.compiler.pace import pace_of
-from atomlora.compiler.rows import IGNORED, LateRows, columns_of
-from atomlora.compiler.silence import SilenceBank
-from atomlora.compiler.trunk import Example, Trunk, alike, late_forward, whole_cache
-from atomlora.compiler.visibility import Mounted, drawn, mixture
-from atomlora.compiler.whitening import Whitener
 from atomlora.settings import AdapterSettings, TrainSettings
+from atomlora.training.adapters import FrozenPool, StackedAdapters
+from atomlora.training.groups import Group, padded_length
+from atomlora.training.objective import LOSS_TOKENS, CandidateHead, Candidates, answer_nll, silence_loss
+from atomlora.training.pace import pace_of
+from atomlora.training.rows import IGNORED, LateRows, columns_of
+from atomlora.training.silence import SilenceBank
+from atomlora.training.trunk import Example, Trunk, alike, late_forward, whole_cache
+from atomlora.training.visibility import Mounted, drawn, mixture
+from atomlora.training.whitening import Whitener
 
 BATCH_ROWS = 64  # rows of one pass through the late blocks
 NARROW_RATIO = 3.0  # of the columns of rows in one pass with gradients: padding costs less there than more passes
@@ -104,6 +104,8 @@ class Trainer:
         self._groups: dict[int, Group] = {}
 
     def run(self, jobs: Iterable[AtomJob]) -> Iterator[TrainedAtom]:
+        """Train every job, taken as slots get free; atoms come as they finish, not in the order of the jobs. One that
+        has not passed after `max_steps` comes too, `passed` says so."""
         queue = iter(jobs)
         exhausted = False
         total = len(self._free)

@@ -25,17 +25,17 @@ from torch import Tensor
 
 from atomlora.atom import Target, digest_json, record_size
 from atomlora.bases import Base, cache_folder
-from atomlora.compiler.adapters import FrozenPool, StackedAdapters, pool_from_records
-from atomlora.compiler.moments import MOMENT_TOKENS, input_moments
-from atomlora.compiler.objective import CandidateHead
-from atomlora.compiler.pool_facts import POOL_FACTS
-from atomlora.compiler.silence import SilenceBank, build_bank
-from atomlora.compiler.trainer import AtomJob, Trainer
-from atomlora.compiler.trunk import Example, Trunk
-from atomlora.compiler.whitening import LowRank, Whitener, whiteners
 from atomlora.prompts import chat_prompt, end_ids
 from atomlora.router.general_questions import GENERAL_QUESTIONS
 from atomlora.settings import CompileSettings
+from atomlora.training.adapters import FrozenPool, StackedAdapters, pool_from_records
+from atomlora.training.moments import MOMENT_TOKENS, input_moments
+from atomlora.training.objective import CandidateHead
+from atomlora.training.pool_facts import POOL_FACTS
+from atomlora.training.silence import SilenceBank, build_bank
+from atomlora.training.trainer import AtomJob, Trainer
+from atomlora.training.trunk import Example, Trunk
+from atomlora.training.whitening import LowRank, Whitener, whiteners
 
 _log = logging.getLogger(__name__)
 _FORMAT = 2

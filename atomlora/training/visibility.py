@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from atomlora.compiler.adapters import Mixture
 from atomlora.settings import TrainSettings
+from atomlora.training.adapters import Mixture
 
 
 class Mounted(NamedTuple):

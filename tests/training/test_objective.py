@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from atomlora.compiler.objective import CandidateHead, answer_nll, silence_loss
-from atomlora.compiler.trunk import IGNORED, Trunk, late_forward
+from atomlora.training.objective import CandidateHead, answer_nll, silence_loss
+from atomlora.training.trunk import IGNORED, Trunk, late_forward
 
 VOCABULARY = 1300
 

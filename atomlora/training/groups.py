@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from atomlora.compiler.rows import IGNORED, LateRows, joined
+from atomlora.training.rows import IGNORED, LateRows, joined
 
 
 @dataclass

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from atomlora.bases import blocks
-from atomlora.compiler.rows import IGNORED, LateRows, each, joined, lengthened
 from atomlora.prompts import answer_ids, chat_prompt
+from atomlora.training.rows import IGNORED, LateRows, each, joined, lengthened
 
 FORWARD_ROWS = 64  # rows of one frozen forward
 
