@@ -158,7 +158,9 @@ def test_reader_of_a_pipe_that_goes_away(store):
 def test_process_interrupted_while_it_waits_for_a_question(store):
     command = [sys.executable, "-m", "atomlora", "ask", str(store), "-"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, text=True, **pipes) as process:
+    # Tests that run in the background of a shell inherit that Ctrl-C is ignored.
+    heard = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    with subprocess.Popen(command, text=True, **pipes, **heard) as process:
         time.sleep(1.0)
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=30) == 130
