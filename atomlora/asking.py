@@ -45,7 +45,7 @@ class Asked(NamedTuple):
     selection: Selection
     mode: Mode
     rows: list[Row]
-    shown: str | None = None
+    shown: tuple[str, ...] = ()
     reads: bool = False
     least: float = 0.0
     where: RouteFilter | None = None
@@ -68,7 +68,7 @@ def prepare(model: AtomLoRA, questions: Sequence[str], how: How) -> list[Asked]:
     for route in routes:
         selection = Selection() if how.mode == "none" else model.composer.select(route, how.labels)
         mode = auto_mode(selection, model.atoms) if how.mode == "auto" else how.mode
-        shown = shown_text(selection, model.atoms) if mode in ("text", "both") else None
+        shown = shown_texts(selection, model.atoms) if mode in ("text", "both") else ()
         least = SURE if style == "auto" and mode != "text" else 0.0
         one = Asked(route, selection, mode, [], shown, _reads(model, selection, style), least, how.where)
         if route.abstained and model.off_topic == "refuse":
@@ -87,7 +87,8 @@ def answers(
     from atomlora.reader.mounted import grounded
 
     stated = [joined([one.text for one in said]) for said in statements]
-    texts = [joined([said, *_shown(model, one)]) for said, one in zip(stated, asked, strict=True)]
+    # What a statement says already is not read a second time.
+    texts = [joined([said, *one.shown]) for said, one in zip(stated, asked, strict=True)]
     read = _read(model, asked, texts)
     now = time.perf_counter()
     found = []
@@ -123,9 +124,9 @@ def answers(
     return found
 
 
-def shown_text(selection: Selection, atoms: Mapping[str, Atom]) -> str | None:
-    """The texts of the selection's atoms, each once, the likeliest first; None without atoms."""
-    return "\n".join(dict.fromkeys(atoms[atom.id].text for atom in selection.atoms)) or None
+def shown_texts(selection: Selection, atoms: Mapping[str, Atom]) -> tuple[str, ...]:
+    """The texts of the selection's atoms, each once, the likeliest first."""
+    return tuple(dict.fromkeys(atoms[atom.id].text for atom in selection.atoms))
 
 
 def answer_atom(routed: RoutedAtom, atoms: Mapping[str, Atom], where: RouteFilter | None = None) -> AnswerAtom:
@@ -135,11 +136,6 @@ def answer_atom(routed: RoutedAtom, atoms: Mapping[str, Atom], where: RouteFilte
     atom = atoms[routed.id]
     facts = {"id": atom.id, "weight": routed.weight, "score": routed.score, "text": atom.text}
     return AnswerAtom.at(seen_place(atom, where), **facts)
-
-
-def _shown(model: AtomLoRA, asked: Asked) -> list[str]:
-    """The texts that are shown, each by itself: what a statement says already is not read a second time."""
-    return [] if asked.shown is None else [model.atoms[atom.id].text for atom in asked.selection.atoms]
 
 
 def _rows(model: AtomLoRA, asked: Asked, max_new_tokens: int) -> list[Row]:
@@ -152,7 +148,8 @@ def _rows(model: AtomLoRA, asked: Asked, max_new_tokens: int) -> list[Row]:
     mode, selection, question = asked.mode, asked.selection, asked.route.question
     if asked.reads and mode == "text":
         return []
-    prompt = chat_prompt(model.base.tokenizer, question, asked.shown if mode == "text" else None)
+    document = "\n".join(asked.shown) if mode == "text" and asked.shown else None
+    prompt = chat_prompt(model.base.tokenizer, question, document)
     check_room(model.base, prompt, question, max_new_tokens)
     if mode not in ("atoms", "both") or not selection.atoms:
         return [Row(question, prompt, selection.bare())]

@@ -176,13 +176,12 @@ def token_divergences(
     KL_TOKENS), over the whole vocabulary, with what is mounted for the first statement."""
     import torch
 
-    from atomlora.prompts import chat_prompt, end_ids
+    from atomlora.prompts import chat_prompt
     from atomlora.runtime.decoding import left_pad
     from atomlora.training.pool import base_answers
 
     base = model.base
-    ends = frozenset(end_ids(base.tokenizer, base.model))
-    answers = [_said(answer, ends) for answer in base_answers(base, prompts, KL_TOKENS)]
+    answers = base_answers(base, prompts, KL_TOKENS)
     asked = [chat_prompt(base.tokenizer, prompt) for prompt in prompts]
     rows = [[*prompt, *answer] for prompt, answer in zip(asked, answers, strict=True)]
     ids, mask = left_pad(rows, base.tokenizer.pad_token_id, base.model.device)
@@ -201,11 +200,6 @@ def token_divergences(
             student = torch.log_softmax(composed[row, start : width - 1].float(), -1)
             found.append((teacher.exp() * (teacher - student)).sum(-1).clamp(min=0).tolist())
     return found
-
-
-def _said(answer: Sequence[int], ends: frozenset[int]) -> Sequence[int]:
-    """A padded answer up to its end, that included."""
-    return answer[: next((at + 1 for at, token in enumerate(answer) if token in ends), len(answer))]
 
 
 def _report(compared: Sequence[Compared], kl_per_token: float, limits: Limits) -> RegressionReport:

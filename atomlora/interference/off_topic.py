@@ -16,12 +16,11 @@ import torch
 
 from atomlora.bases import Base
 from atomlora.interference.lab import Lab, Stack
-from atomlora.prompts import chat_prompt, end_ids
+from atomlora.prompts import chat_prompt
 from atomlora.runtime.loops import LOOP_TOKENS
+from atomlora.training.pool import base_answers
 from atomlora.training.rows import IGNORED
 from atomlora.training.trunk import Example
-
-BATCH = 32
 
 
 class Changed(NamedTuple):
@@ -35,21 +34,9 @@ class Changed(NamedTuple):
 
 def base_examples(base: Base, questions: Sequence[str], tokens: int) -> list[Example]:
     """Each question with what the bare base answers to it, greedily, in at most `tokens` tokens."""
-    from atomlora.runtime.decoding import greedy, left_pad
-
-    ends = set(end_ids(base.tokenizer, base.model))
+    answers = base_answers(base, questions, tokens)
     prompts = [chat_prompt(base.tokenizer, question) for question in questions]
-    order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
-    found: dict[int, Example] = {}
-    for start in range(0, len(order), BATCH):
-        part = order[start : start + BATCH]
-        ids, mask = left_pad([prompts[number] for number in part], base.tokenizer.pad_token_id, base.model.device)
-        with torch.no_grad():
-            output = base.model.generate(ids, attention_mask=mask, generation_config=greedy(base, tokens))
-        for number, said in zip(part, output[:, ids.shape[1] :].tolist(), strict=True):
-            length = next((at + 1 for at, token in enumerate(said) if token in ends), len(said))
-            found[number] = Example(tuple(prompts[number]), tuple(said[:length]))
-    return [found[number] for number in range(len(prompts))]
+    return [Example(tuple(prompt), answer) for prompt, answer in zip(prompts, answers, strict=True)]
 
 
 def repeats(answer: Sequence[int]) -> bool:

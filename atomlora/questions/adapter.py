@@ -36,6 +36,7 @@ class AdapterWriter:
     """
 
     name = "adapter"
+    of_base = True
 
     def __init__(self, model: Any, tokenizer: Any, adapter_dir: Path | str, seed: int = 0, rounds: int = 1) -> None:
         self.adapter_dir = Path(adapter_dir)

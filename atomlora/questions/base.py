@@ -59,6 +59,7 @@ class BaseWriter:
     """Any loaded causal LM (any device and dtype), greedy and therefore deterministic."""
 
     name = "base"
+    of_base = True
 
     def __init__(self, model: Any, tokenizer: Any, rounds: int = 1, round_trip: bool = False) -> None:
         self._model, self._tokenizer, self.rounds = model, tokenizer, rounds

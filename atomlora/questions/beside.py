@@ -24,6 +24,7 @@ class BesideWriter:
     Raises CorruptStoreError for a damaged adapter."""
 
     name = "shipped"
+    of_base = False
 
     def __init__(self, adapter_dir: Path, device: str, seed: int = 0, rounds: int = 1) -> None:
         import torch

@@ -85,7 +85,7 @@ class CachedWriter:
     """A writer that asks another one only about texts of which the cache knows nothing, a chunk at a time."""
 
     def __init__(self, writer: QuestionWriter, cache: QuestionCache) -> None:
-        self.name, self.digest = writer.name, writer.digest
+        self.name, self.digest, self.of_base = writer.name, writer.digest, writer.of_base
         self._writer, self._cache = writer, cache
 
     def close(self) -> None:
@@ -146,11 +146,5 @@ def cached(writer: QuestionWriter, base_fingerprint: str) -> QuestionWriter:
     """The writer behind the user's cache; one that needs no model is as fast without."""
     if isinstance(writer, ClozeWriter):
         return writer
-    if isinstance(writer, StreamingWriter):
-        own = True
-    else:
-        from atomlora.questions.beside import BesideWriter  # with torch, which endpoints do without
-
-        own = isinstance(writer, BesideWriter)
-    scope = "" if own else base_fingerprint  # a model of the writer's own is in its digest
+    scope = base_fingerprint if writer.of_base else ""
     return CachedWriter(writer, QuestionCache(cache_folder() / "questions.sqlite", scope))

@@ -21,6 +21,7 @@ class ClozeWriter:
     answer."""
 
     name = "none"
+    of_base = False
 
     def __init__(self, rounds: int = 1) -> None:
         self.rounds = rounds

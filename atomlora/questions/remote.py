@@ -29,6 +29,7 @@ class EndpointWriter:
     """
 
     name = "endpoint"
+    of_base = False
 
     def __init__(self, address: str, settings: EndpointSettings | None = None, rounds: int = 1) -> None:
         place, _, model = address.partition("#")

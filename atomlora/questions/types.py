@@ -48,10 +48,12 @@ class AtomText(BaseModel):
 
 
 class QuestionWriter(Protocol):
-    """Writes questions for atoms. `digest` changes whenever the same text could get other questions."""
+    """Writes questions for atoms. `digest` changes whenever the same text could get other questions, but for what the
+    base that is compiled for has to do with them where it takes part (`of_base`)."""
 
     name: str
     digest: str
+    of_base: bool
 
     def write(
         self,

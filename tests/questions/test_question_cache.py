@@ -13,7 +13,7 @@ ATOMS = [AtomText(title="T", text="x" * (1 + n % 7) + f" {n}") for n in range(15
 class Writer:
     """Writes one question a text, and fails at the text `breaks`."""
 
-    name, digest = "test", "1"
+    name, digest, of_base = "test", "1", True
 
     def __init__(self, breaks=None):
         self.asked, self.breaks = [], breaks
