@@ -1,5 +1,7 @@
 """A second look at questions that the scores leave open."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,7 +11,7 @@ from atomlora.router import AtomAttributes, Calibration, Place, RouteFilter, Rou
 from atomlora.router.second_look import READ, UNSURE, joined, unsure
 
 WORDS = ("ferry", "harbour", "plum", "bell", "captain", "fare", "tide", "dog")
-TEXTS = [f"{first} {second}" for first, second in zip(WORDS, WORDS[1:], strict=False)]
+TEXTS = [f"{first} {second}" for first, second in pairwise(WORDS)]
 OPEN, SURE = "ferry harbour", "bell captain"
 
 
