@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import importlib
 import os
-import threading
+from collections.abc import Callable
+from typing import Any
 
 import numba
 import numpy as np
 import torch
+from numba import types
 
 from atomlora.kernels import numba_loops
 from atomlora.kernels.reference import check_shapes
@@ -27,7 +29,6 @@ _PARALLEL_WORK = 1 << 20
 _KINDS = {torch.float32: np.float32(0), torch.bfloat16: np.uint16(0), torch.int8: np.int8(0)}
 _float32, _int32 = torch.float32, torch.int32
 _may_split: bool | None = None
-_first_call = threading.Lock()
 
 
 def run(
@@ -54,24 +55,18 @@ def run(
     reason = _refusal(x, pool, weights, out)
     if reason is not None:
         return reason
-    _, _, d_in, d_out, _, _ = sizes = plan.sizes
-    size, rank = plan.size, plan.rank
-    count, k = shape = slots.shape if slots.dim() == 2 else (-1, -1)
-    places = len(x)
-    if (
-        (count != places and rows is None)
-        or x.shape != (places, d_in)
-        or weights.shape != shape
-        or out.shape != (places, d_out)
-    ):
+    shapes = (x.shape, slots.shape, weights.shape, out.shape)
+    if rows is not None or shapes != plan.checked:
         check_shapes(x, pool, slots, weights, out, rows)
-    rows_at = 0
-    if rows is not None:
-        check_shapes(x, pool, slots, weights, out, rows)
-        rows = rows.to(torch.int64).contiguous()
-        rows_at = rows.data_ptr()
+        if rows is None:
+            plan.checked = shapes
+    (places, d_in), (count, k), _, (_, d_out) = shapes
     if count == 0 or k == 0:
         return None
+    rows_at = 0
+    if rows is not None:
+        rows = rows.to(torch.int64).contiguous()
+        rows_at = rows.data_ptr()
     if slots.dtype is not _int32 or not slots.is_contiguous():
         slots = slots.to(_int32).contiguous()
     if weights.dtype is not _float32 or not weights.is_contiguous():
@@ -85,19 +80,19 @@ def run(
     if step != 1:
         target = out.contiguous()
         dy = d_out
-    loops, threads = numba_loops.serial, 1
-    if count * k * rank * (d_in + d_out) >= _PARALLEL_WORK:
+    loops, threads = plan.serial, 1
+    if count * k * plan.rank * (d_in + d_out) >= _PARALLEL_WORK:
         threads = _threads()
         if threads > 1:
             loops = numba_loops.parallel
     fault = loops(
-        plan.kind, (x.data_ptr(), dx, target.data_ptr(), dy, rows_at), places, *plan.addresses, sizes,
-        size, rank, slots.data_ptr(), weights.data_ptr(), count, k, threads,
+        plan.kind, (x.data_ptr(), dx, target.data_ptr(), dy, rows_at), places, *plan.addresses, plan.sizes,
+        plan.size, plan.rank, slots.data_ptr(), weights.data_ptr(), count, k, threads,
     )  # fmt: skip
     if fault != -1:
         if fault == -2:
             raise IndexError(f"rows name a row outside x, which has {places}")
-        raise IndexError(f"slots[{fault // k}, {fault % k}] lies outside the pool, which has {size} slots")
+        raise IndexError(f"slots[{fault // k}, {fault % k}] lies outside the pool, which has {plan.size} slots")
     if target is not out:
         out.copy_(target)
     return None
@@ -105,17 +100,16 @@ def run(
 
 def warm_up(dtype: torch.dtype) -> None:
     """Compile the loops for pools of `dtype`, or load them from Numba's cache."""
-    A = torch.zeros((1, 1, 1), dtype=dtype)
-    none = torch.full((1, 1), -1, dtype=_int32)
-    ends, weights, scaling = torch.zeros(2, 1), torch.zeros(1, 1), torch.zeros(1)
-    threads = _threads()
-    with _first_call:
-        for loops in (numba_loops.serial, numba_loops.parallel)[: 1 + (threads > 1)]:
-            loops(
-                _KINDS[dtype], (ends[0].data_ptr(), 1, ends[1].data_ptr(), 1, 0), 1,
-                A.data_ptr(), A.data_ptr(), scaling.data_ptr(), (1, 1, 1, 1, 1, 1), 1, 1,
-                none.data_ptr(), weights.data_ptr(), 1, 1, threads,
-            )  # fmt: skip
+    for loops in (numba_loops.serial, numba_loops.parallel)[: 1 + (_threads() > 1)]:
+        _compiled(loops, _KINDS[dtype])
+
+
+def _compiled(loops: Any, kind: Any) -> Callable[..., int]:
+    """The machine code of an entry for factors of this kind: calling it saves Numba's look at every argument's type."""
+    whole = types.intp
+    ends, sizes = types.UniTuple(whole, 5), types.UniTuple(whole, 6)
+    made: Callable[..., int] = loops.compile((numba.typeof(kind), ends, *[whole] * 4, sizes, *[whole] * 7))
+    return made
 
 
 class _Plan:
@@ -129,6 +123,8 @@ class _Plan:
         self.size, self.rank, d_in = A.shape
         scales = 1 if self.scaling.dim() == 1 else self.rank
         self.sizes = (A.stride(0), Bt.stride(0), d_in, Bt.shape[2], self.scaling.stride(0), scales)
+        self.serial = _compiled(numba_loops.serial, self.kind)
+        self.checked: tuple[torch.Size, ...] = ()  # shapes of x, slots, weights and out that were found to fit
 
     def still_holds(self, Bt: torch.Tensor, scaling: torch.Tensor, address: int) -> bool:
         """Whether the pool is the one that was planned for, at the same place."""
