@@ -8,7 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from atomlora.kernels.dispatch import available_backends, sum_delta, sum_delta_many, use_backend, warm_up
+    from atomlora.kernels.dispatch import (
+        available_backends,
+        sum_delta,
+        sum_delta_gated,
+        sum_delta_many,
+        use_backend,
+        warm_up,
+    )
     from atomlora.kernels.grouped import Frozen, grouped_delta
     from atomlora.kernels.pools import AdapterPool, PoolStats
     from atomlora.kernels.slabs import FactorPool
@@ -16,6 +23,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "available_backends": "dispatch",
     "sum_delta": "dispatch",
+    "sum_delta_gated": "dispatch",
     "sum_delta_many": "dispatch",
     "use_backend": "dispatch",
     "warm_up": "dispatch",
@@ -34,6 +42,7 @@ __all__ = [
     "available_backends",
     "grouped_delta",
     "sum_delta",
+    "sum_delta_gated",
     "sum_delta_many",
     "use_backend",
     "warm_up",

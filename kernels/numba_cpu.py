@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from numba import types
 
-from atomlora.kernels import numba_loops
-from atomlora.kernels.reference import check_shapes
+from atomlora.kernels import numba_gated, numba_loops
+from atomlora.kernels.reference import Activation, check_shapes
 from atomlora.kernels.slabs import FactorPool
 
 # Multiply-adds below which a parallel region costs more than it saves: a barrier takes 5 to 50 microseconds,
@@ -44,33 +44,17 @@ def run(
     Raises ValueError for shapes that do not fit together and IndexError for a slot outside the pool or a row
     outside x.
     """
-    A, Bt, scaling = pool
-    plan = getattr(A, "_numba_plan", None)
-    if plan is None or not plan.still_holds(Bt, scaling, A.data_ptr()):
-        check_shapes(x, pool, slots, weights, out, rows)
-        reason = _pool_refusal(pool)
-        if reason is not None:
-            return reason
-        plan = A._numba_plan = _Plan(pool)
-    reason = _refusal(x, pool, weights, out)
-    if reason is not None:
-        return reason
-    shapes = (x.shape, slots.shape, weights.shape, out.shape)
-    if rows is not None or shapes != plan.checked:
-        check_shapes(x, pool, slots, weights, out, rows)
-        if rows is None:
-            plan.checked = shapes
-    (places, d_in), (count, k), _, (_, d_out) = shapes
+    plan = _planned(x, pool, slots, weights, out, rows)
+    if isinstance(plan, str):
+        return plan
+    (places, d_in), (count, k), d_out = x.shape, slots.shape, plan.d_out
     if count == 0 or k == 0:
         return None
     rows_at = 0
     if rows is not None:
         rows = rows.to(torch.int64).contiguous()
         rows_at = rows.data_ptr()
-    if slots.dtype is not _int32 or not slots.is_contiguous():
-        slots = slots.to(_int32).contiguous()
-    if weights.dtype is not _float32 or not weights.is_contiguous():
-        weights = weights.to(_float32).contiguous()
+    slots, weights = _tables(slots, weights)
     dx, step = x.stride()
     if step != 1:
         x = x.contiguous()
@@ -85,16 +69,59 @@ def run(
         threads = _threads()
         if threads > 1:
             loops = numba_loops.parallel
-    fault = loops(
+    bad = loops(
         plan.kind, (x.data_ptr(), dx, target.data_ptr(), dy, rows_at), places, *plan.addresses, plan.sizes,
         plan.size, plan.rank, slots.data_ptr(), weights.data_ptr(), count, k, threads,
     )  # fmt: skip
-    if fault != -1:
-        if fault == -2:
-            raise IndexError(f"rows name a row outside x, which has {places}")
-        raise IndexError(f"slots[{fault // k}, {fault % k}] lies outside the pool, which has {plan.size} slots")
+    if bad == -2:
+        raise IndexError(f"rows name a row outside x, which has {places}")
+    if bad != -1:
+        raise IndexError(f"slots[{bad // k}, {bad % k}] lies outside the pool, which has {plan.size} slots")
     if target is not out:
         out.copy_(target)
+    return None
+
+
+def run_gated(
+    x: torch.Tensor,
+    pools: tuple[FactorPool, FactorPool],
+    slots: torch.Tensor,
+    weights: torch.Tensor,
+    gate: torch.Tensor,
+    up: torch.Tensor,
+    activation: Activation,
+) -> str | None:
+    """Do `sum_delta_gated` (contract in `dispatch`) and return None, or touch nothing and return why not.
+
+    Raises what `run` raises."""
+    plans = [_planned(x, *some) for some in ((pools[0], slots, weights, gate), (pools[1], slots, weights, up))]
+    of_gate, of_up = plans
+    if isinstance(of_gate, str) or isinstance(of_up, str):
+        return next(plan for plan in plans if isinstance(plan, str))
+    if (of_gate.kind.dtype, of_gate.size, of_gate.rank) != (of_up.kind.dtype, of_up.size, of_up.rank):
+        return "the pools of gate and up differ in storage, slots or rank"
+    (count, k), width = slots.shape, of_gate.d_out
+    if count == 0:
+        return None
+    targets = [out if out.stride(1) == 1 else out.contiguous() for out in (gate, up)]
+    x = x if x.stride(1) == 1 else x.contiguous()
+    ends = [(tensor.data_ptr(), tensor.stride(0)) for tensor in (x, *targets)]
+    where = (*ends[0], *ends[1], *ends[2])
+    gelu = int(activation == "gelu_tanh")
+    if 2 * count * k * of_gate.rank * (x.shape[1] + width) >= _PARALLEL_WORK and _threads() > 1:
+        run(x, pools[0], slots, weights, targets[0])
+        run(x, pools[1], slots, weights, targets[1])
+        numba_gated.activate(where, count, width, gelu)
+    else:
+        slots, weights = _tables(slots, weights)
+        bad = numba_gated.serial(
+            of_gate.kind, where, (*of_gate.addresses, *of_gate.sizes), (*of_up.addresses, *of_up.sizes),
+            of_gate.size, of_gate.rank, slots.data_ptr(), weights.data_ptr(), count, k, gelu,
+        )  # fmt: skip
+        if bad != -1:
+            raise IndexError(f"slots[{bad // k}, {bad % k}] lies outside the pools, which have {of_gate.size} slots")
+    if targets[0] is not gate:
+        gate.copy_(targets[0])
     return None
 
 
@@ -112,6 +139,43 @@ def _compiled(loops: Any, kind: Any) -> Callable[..., int]:
     return made
 
 
+def _tables(slots: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Slots and weights as the loops read them."""
+    if slots.dtype is not _int32 or not slots.is_contiguous():
+        slots = slots.to(_int32).contiguous()
+    if weights.dtype is not _float32 or not weights.is_contiguous():
+        weights = weights.to(_float32).contiguous()
+    return slots, weights
+
+
+def _planned(
+    x: torch.Tensor,
+    pool: FactorPool,
+    slots: torch.Tensor,
+    weights: torch.Tensor,
+    out: torch.Tensor,
+    rows: torch.Tensor | None = None,
+) -> _Plan | str:
+    """The plan of a pool for a call whose shapes fit, or why the call cannot run here."""
+    A, Bt, scaling = pool
+    plan: _Plan | None = getattr(A, "_numba_plan", None)
+    if plan is None or not plan.still_holds(Bt, scaling, A.data_ptr()):
+        check_shapes(x, pool, slots, weights, out, rows)
+        reason = _pool_refusal(pool)
+        if reason is not None:
+            return reason
+        plan = A._numba_plan = _Plan(pool)
+    reason = _refusal(x, pool, weights, out)
+    if reason is not None:
+        return reason
+    shapes = (x.shape, slots.shape, weights.shape, out.shape)
+    if rows is not None or shapes != plan.checked:
+        check_shapes(x, pool, slots, weights, out, rows)
+        if rows is None:
+            plan.checked = shapes
+    return plan
+
+
 class _Plan:
     """What the loops want to know of a pool. Kept at its tensor A: asking torch takes longer than a small call."""
 
@@ -121,8 +185,9 @@ class _Plan:
         self.kind = _KINDS[A.dtype]
         self.addresses = (A.data_ptr(), Bt.data_ptr(), self.scaling.data_ptr())
         self.size, self.rank, d_in = A.shape
+        self.d_out = Bt.shape[2]
         scales = 1 if self.scaling.dim() == 1 else self.rank
-        self.sizes = (A.stride(0), Bt.stride(0), d_in, Bt.shape[2], self.scaling.stride(0), scales)
+        self.sizes = (A.stride(0), Bt.stride(0), d_in, self.d_out, self.scaling.stride(0), scales)
         self.serial = _compiled(numba_loops.serial, self.kind)
         self.checked: tuple[torch.Size, ...] = ()  # shapes of x, slots, weights and out that were found to fit
 

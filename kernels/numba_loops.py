@@ -25,7 +25,7 @@ from numba import njit, prange
 from atomlora.kernels.numba_vectors import LINE_BYTES, add_lines, dot_lines, pointer, prefetch, widen
 
 # Sums may be reordered and fused, which vectorising needs; NaN and infinity keep their meaning.
-_FAST = {"reassoc", "contract", "nsz"}
+FAST = {"reassoc", "contract", "nsz"}
 # Where what comes next is of another width, lines that are summed before more is fetched.
 _STRETCH = 8
 
@@ -56,8 +56,8 @@ def _fetch(factors, index, count, first, last):
             prefetch(at + offset)
 
 
-@njit(fastmath=_FAST, nogil=True)
-def _project(x, A, index, gain, hidden, first, last, Bt, after, count, d_out):
+@njit(fastmath=FAST, nogil=True)
+def project(x, A, index, gain, hidden, first, last, Bt, after, count, d_out):
     """hidden[m] = gain[m] * A[index[m]:] . x for m in [first, last), multiples of four; the `count` rank rows `after`
     of Bt are read next."""
     d_in, size = x.shape[0], A.itemsize
@@ -91,8 +91,8 @@ def _project(x, A, index, gain, hidden, first, last, Bt, after, count, d_out):
         hidden[m + 3] = gain[m + 3] * h3
 
 
-@njit(fastmath=_FAST, nogil=True)
-def _expand(hidden, Bt, index, count, out, first, last, A, following, waiting, d_in):
+@njit(fastmath=FAST, nogil=True)
+def expand(hidden, Bt, index, count, out, first, last, A, following, waiting, d_in):
     """out[d] += sum_m hidden[m] * Bt[index[m] + d] for d in [first, last), over `count` rank rows, a multiple of four;
     the `waiting` rank rows `following` of A are read next."""
     size = Bt.itemsize
@@ -119,8 +119,8 @@ def _expand(hidden, Bt, index, count, out, first, last, A, following, waiting, d
 # scaling flat, its step, and how many scales a slot has (1, or one for each rank row).
 
 
-@njit(fastmath=_FAST, nogil=True)
-def _list_rank_rows(slots, weights, rank, sizes, scaling, index, gain):
+@njit(fastmath=FAST, nogil=True)
+def list_rank_rows(slots, weights, rank, sizes, scaling, index, gain):
     """Write where the rank rows of filled slots of nonzero weight begin into index[0] (of A) and index[1] (of
     Bt), and their gains; returns how many, filled up to a multiple of four with the last one at gain 0."""
     a_step, bt_step, d_in, d_out, scale_step, scales = sizes
@@ -140,7 +140,7 @@ def _list_rank_rows(slots, weights, rank, sizes, scaling, index, gain):
 
 
 @njit(nogil=True)
-def _fault(slots, size, places, where):
+def fault(slots, size, places, where):
     """-1 if every slot and row lies inside, -2 for a row that does not, else the position of a bad slot."""
     for t in range(slots.shape[0]):
         place = _place(t, where)
@@ -171,7 +171,7 @@ def _ends(t, where, d_in, d_out):
     return x, out
 
 
-@njit(fastmath=_FAST, nogil=True)
+@njit(fastmath=FAST, nogil=True)
 def _rows(first, last, where, A, Bt, scaling, sizes, slots, weights, rank):
     """Rows [first, last) one after another; the list of the next row is made early, to fetch by."""
     d_in, d_out = sizes[2], sizes[3]
@@ -180,20 +180,20 @@ def _rows(first, last, where, A, Bt, scaling, sizes, slots, weights, rank):
     gain = np.empty((2, most), np.float32)
     hidden = np.empty(most, np.float32)
     side = 0
-    count = _list_rank_rows(slots[first], weights[first], rank, sizes, scaling, index[0], gain[0])
+    count = list_rank_rows(slots[first], weights[first], rank, sizes, scaling, index[0], gain[0])
     for t in range(first, last):
         other, waiting = 1 - side, 0
         if t + 1 < last:
-            waiting = _list_rank_rows(slots[t + 1], weights[t + 1], rank, sizes, scaling, index[other], gain[other])
+            waiting = list_rank_rows(slots[t + 1], weights[t + 1], rank, sizes, scaling, index[other], gain[other])
         if count:
             x, out = _ends(t, where, d_in, d_out)
             of_a, of_bt = index[side, 0], index[side, 1]
-            _project(x, A, of_a, gain[side], hidden, 0, count, Bt, of_bt, count, d_out)
-            _expand(hidden, Bt, of_bt, count, out, 0, d_out, A, index[other, 0], waiting, d_in)
+            project(x, A, of_a, gain[side], hidden, 0, count, Bt, of_bt, count, d_out)
+            expand(hidden, Bt, of_bt, count, out, 0, d_out, A, index[other, 0], waiting, d_in)
         side, count = other, waiting
 
 
-@njit(fastmath=_FAST, nogil=True, parallel=True)
+@njit(fastmath=FAST, nogil=True, parallel=True)
 def _rows_apart(parts, where, A, Bt, scaling, sizes, slots, weights, rank):
     rows = slots.shape[0]
     for part in prange(parts):
@@ -202,7 +202,7 @@ def _rows_apart(parts, where, A, Bt, scaling, sizes, slots, weights, rank):
             _rows(first, last, where, A, Bt, scaling, sizes, slots, weights, rank)
 
 
-@njit(fastmath=_FAST, nogil=True, parallel=True)
+@njit(fastmath=FAST, nogil=True, parallel=True)
 def _columns_apart(parts, where, A, Bt, scaling, sizes, slots, weights, rank):
     """One row: its rank rows, and after them its output columns, in `parts` parts."""
     d_in, d_out = sizes[2], sizes[3]
@@ -210,15 +210,15 @@ def _columns_apart(parts, where, A, Bt, scaling, sizes, slots, weights, rank):
     index = np.empty((2, most), np.int64)
     gain = np.empty(most, np.float32)
     hidden = np.empty(most, np.float32)
-    count = _list_rank_rows(slots[0], weights[0], rank, sizes, scaling, index, gain)
+    count = list_rank_rows(slots[0], weights[0], rank, sizes, scaling, index, gain)
     x, out = _ends(0, where, d_in, d_out)
     for part in prange(parts):
         first, last = part * (count // 4) // parts * 4, (part + 1) * (count // 4) // parts * 4
-        _project(x, A, index[0], gain, hidden, first, last, Bt, index[1], count, d_out)
+        project(x, A, index[0], gain, hidden, first, last, Bt, index[1], count, d_out)
     for part in prange(parts):
         first, last = part * d_out // parts, (part + 1) * d_out // parts
         if first < last:
-            _expand(hidden, Bt, index[1], count, out, first, last, A, index[0], 0, d_in)
+            expand(hidden, Bt, index[1], count, out, first, last, A, index[0], 0, d_in)
 
 
 @njit(nogil=True)
@@ -228,7 +228,7 @@ def _flat(at, kind, step, size, inner):
 
 
 @njit(nogil=True)
-def _arrays(kind, a, bt, scaling, sizes, size, rank, slots, weights, count, k):
+def arrays(kind, a, bt, scaling, sizes, size, rank, slots, weights, count, k):
     A = _flat(a, kind, sizes[0], size, rank * sizes[2])
     Bt = _flat(bt, kind, sizes[1], size, rank * sizes[3])
     scales = _flat(scaling, np.float32(0), sizes[4], size, sizes[5])
@@ -236,42 +236,44 @@ def _arrays(kind, a, bt, scaling, sizes, size, rank, slots, weights, count, k):
     return A, Bt, scales, numba.carray(mounted, (count, k)), numba.carray(gates, (count, k))
 
 
-_BUILT_WITH = hashlib.sha256(Path(__file__).with_name("numba_vectors.py").read_bytes()).hexdigest()[:8]
+_SOURCES = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("numba_*.py")))
+_BUILT_FROM = hashlib.sha256(_SOURCES).hexdigest()[:8]
 
 
-def _entry(function):
+def entry(function):
     """Compile at the first call; the code is kept on disk, unless no folder can be written to.
 
-    Numba takes what it kept for good as long as the function's own file is the same, so what the other file holds is
-    part of the name. Entries take plain integers: reading addresses off a tensor is cheaper than making an array of it.
+    Numba takes what it kept for good as long as the function's own file is the same, so what the files hold that it
+    calls is part of the name. Entries take plain integers: reading addresses off a tensor is cheaper than making an
+    array of it.
     """
-    function.__qualname__ += "-" + _BUILT_WITH
+    function.__qualname__ += "-" + _BUILT_FROM
     try:
         return njit(cache=True, nogil=True)(function)
     except RuntimeError:
         return njit(nogil=True)(function)
 
 
-@_entry
+@entry
 def serial(kind, where, places, a, bt, scaling, sizes, size, rank, slots, weights, count, k, parts):
     """`sum_delta` in the calling thread; -1, or which slot lies outside the pool, or -2 for such a row.
 
     `kind` is a number of the type in which factors are stored; a, bt, scaling, slots and weights are addresses.
     """
-    A, Bt, scales, slots, weights = _arrays(kind, a, bt, scaling, sizes, size, rank, slots, weights, count, k)
-    fault = _fault(slots, size, places, where)
-    if fault == -1:
+    A, Bt, scales, slots, weights = arrays(kind, a, bt, scaling, sizes, size, rank, slots, weights, count, k)
+    bad = fault(slots, size, places, where)
+    if bad == -1:
         _rows(0, count, where, A, Bt, scales, sizes, slots, weights, rank)
-    return fault
+    return bad
 
 
-@_entry
+@entry
 def parallel(kind, where, places, a, bt, scaling, sizes, size, rank, slots, weights, count, k, parts):
     """The same in `parts` threads: over output columns where there is one row, else over rows."""
-    A, Bt, scales, slots, weights = _arrays(kind, a, bt, scaling, sizes, size, rank, slots, weights, count, k)
-    fault = _fault(slots, size, places, where)
-    if fault == -1 and count == 1:
+    A, Bt, scales, slots, weights = arrays(kind, a, bt, scaling, sizes, size, rank, slots, weights, count, k)
+    bad = fault(slots, size, places, where)
+    if bad == -1 and count == 1:
         _columns_apart(parts, where, A, Bt, scales, sizes, slots, weights, rank)
-    elif fault == -1:
+    elif bad == -1:
         _rows_apart(parts, where, A, Bt, scales, sizes, slots, weights, rank)
-    return fault
+    return bad
