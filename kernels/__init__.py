@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     )
     from atomlora.kernels.grouped import Frozen, grouped_delta
     from atomlora.kernels.pools import AdapterPool, PoolStats
+    from atomlora.kernels.reference import Activation
     from atomlora.kernels.slabs import FactorPool
 
 _HOMES = {
+    "Activation": "reference",
     "available_backends": "dispatch",
     "sum_delta": "dispatch",
     "sum_delta_gated": "dispatch",
@@ -35,6 +37,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Activation",
     "AdapterPool",
     "FactorPool",
     "Frozen",

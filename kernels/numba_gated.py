@@ -15,7 +15,7 @@ from atomlora.kernels.numba_loops import FAST, arrays, entry, expand, fault, lis
 from atomlora.kernels.numba_vectors import pointer
 
 _LOG2_E, _LN_2 = np.float32(1.4426950408889634), np.float32(0.6931471805599453)
-_LEAST, _MOST = np.float32(-87.0), np.float32(88.0)
+_LEAST, _MOST = np.float32(-87.0), np.float32(89.0)  # e ** -87 is normal still, and from 88.4 on it is infinity
 # exp(r) for |r| <= ln 2 / 2: the Taylor series is within 1.3e-7 there.
 _C2, _C3, _C4, _C5, _C6 = (np.float32(1 / n) for n in (2, 6, 24, 120, 720))
 _HALF_UP, _BIAS, _ONE = np.float32(127.5), np.float32(127.0), np.float32(1.0)

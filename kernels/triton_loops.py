@@ -5,7 +5,8 @@ Two launches serve up to three targets that share their input x (`SLICES`, a gri
 
 - shrink: partial[slice, split, t, m] = gain[t, m] * A[m] . x[t] over one part of d_in. The k atoms of a row are one
   adapter of rank k * r, its rank rows m taken BLOCK_M at a time; weights and scaling are folded in here.
-- expand: y[t] += sum over m of (sum over splits of partial) * Bt[m], so y is read and written once.
+- expand: y[t] += sum over m of (sum over splits of partial) * Bt[m], so y is read and written once;
+- expand_gated in its place, for gate and up of an MLP: act(gate[t] + ...) * (up[t] + ...), written over gate.
 
 Every part of d_in has a place of its own in `partial`, so nothing is zeroed, nothing is atomic, and the same call
 gives the same bits. Grids depend on shapes alone and an empty slot is masked: a captured graph replays with other
@@ -221,3 +222,37 @@ def expand(
                 y, rows, y_step, Bt, bt_step, slots, weights, partial, row, n, d_out, count, k, size,
                 RANK, HAS_ROWS, SPLIT, BLOCK_M, BLOCK_N,
             )  # fmt: skip
+
+
+@triton.jit
+def expand_gated(
+    gate, up, gate_step, up_step, Bt0, Bt1, bt_step0, bt_step1, slots, weights, partial, count, k, size, d_out,
+    RANK: tl.constexpr, SPLIT: tl.constexpr, GELU: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """Grid (rows, column tiles). Rows go one by one: it is for decoding, where they seldom have the same slots."""
+    t = tl.program_id(0)
+    n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    inside = n < d_out
+    gate += t.to(tl.int64) * gate_step
+    up += t.to(tl.int64) * up_step
+    of_gate = tl.load(gate + n, mask=inside, other=0.0).to(tl.float32)
+    of_up = tl.load(up + n, mask=inside, other=0.0).to(tl.float32)
+    for first in range(0, k * RANK, BLOCK_M):
+        m = first + tl.arange(0, BLOCK_M)
+        slot, i, _weight, filled = _mounted(slots, weights, t, m, k, size, RANK)
+        hidden_gate = tl.zeros((BLOCK_M,), tl.float32)
+        hidden_up = tl.zeros((BLOCK_M,), tl.float32)
+        for part in tl.static_range(SPLIT):
+            at = partial + (part * count + t).to(tl.int64) * (k * RANK) + m
+            hidden_gate += tl.load(at, mask=m < k * RANK, other=0.0)
+            at = partial + ((SPLIT + part) * count + t).to(tl.int64) * (k * RANK) + m
+            hidden_up += tl.load(at, mask=m < k * RANK, other=0.0)
+        mask = filled[:, None] & inside[None, :]
+        b = tl.load(Bt0 + (slot * bt_step0 + i * d_out)[:, None] + n[None, :], mask=mask, other=0.0).to(tl.float32)
+        of_gate += tl.sum(hidden_gate[:, None] * b, axis=0)
+        b = tl.load(Bt1 + (slot * bt_step1 + i * d_out)[:, None] + n[None, :], mask=mask, other=0.0).to(tl.float32)
+        of_up += tl.sum(hidden_up[:, None] * b, axis=0)
+    turn = of_gate
+    if GELU:  # tanh(u) is 2 * sigmoid(2 u) - 1
+        turn = 1.5957691216057308 * (of_gate + 0.044715 * of_gate * of_gate * of_gate)
+    tl.store(gate + n, (of_gate * tl.sigmoid(turn) * of_up).to(gate.dtype.element_ty), mask=inside)
