@@ -143,10 +143,11 @@ def shrink(
 
 
 @triton.jit
-def _expand_row(
-    y, rows, y_step, Bt, bt_step, slots, weights, partial, t, n, d_out, count, k, size,
-    RANK: tl.constexpr, HAS_ROWS: tl.constexpr, SPLIT: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+def _change(
+    Bt, bt_step, slots, weights, partial, t, line, n, d_out, count, k, size,
+    RANK: tl.constexpr, SPLIT: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
+    """Row t's sum over rank rows at the columns n, and whether it has any; its partial sums stand in row `line`."""
     change = tl.zeros((BLOCK_N,), tl.float32)
     active = tl.zeros((1,), tl.int32)
     inside = n < d_out
@@ -156,13 +157,24 @@ def _expand_row(
         active = tl.maximum(active, tl.max(filled.to(tl.int32), axis=0))
         hidden = tl.zeros((BLOCK_M,), tl.float32)
         for part in tl.static_range(SPLIT):
-            at = partial + (part * count + t).to(tl.int64) * (k * RANK) + m
+            at = partial + (part * count + line).to(tl.int64) * (k * RANK) + m
             hidden += tl.load(at, mask=m < k * RANK, other=0.0)
         at = Bt + (slot * bt_step + i * d_out)[:, None] + n[None, :]
         b = tl.load(at, mask=filled[:, None] & inside[None, :], other=0.0).to(tl.float32)
         change += tl.sum(hidden[:, None] * b, axis=0)
+    return change, active
+
+
+@triton.jit
+def _expand_row(
+    y, rows, y_step, Bt, bt_step, slots, weights, partial, t, n, d_out, count, k, size,
+    RANK: tl.constexpr, HAS_ROWS: tl.constexpr, SPLIT: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    change, active = _change(
+        Bt, bt_step, slots, weights, partial, t, t, n, d_out, count, k, size, RANK, SPLIT, BLOCK_M, BLOCK_N
+    )
     y += _place(rows, t, HAS_ROWS) * y_step
-    mask = inside & (active > 0)
+    mask = (n < d_out) & (active > 0)
     before = tl.load(y + n, mask=mask, other=0.0).to(tl.float32)
     tl.store(y + n, (before + change).to(y.dtype.element_ty), mask=mask)
 
@@ -235,23 +247,16 @@ def expand_gated(
     inside = n < d_out
     gate += t.to(tl.int64) * gate_step
     up += t.to(tl.int64) * up_step
-    of_gate = tl.load(gate + n, mask=inside, other=0.0).to(tl.float32)
-    of_up = tl.load(up + n, mask=inside, other=0.0).to(tl.float32)
-    for first in range(0, k * RANK, BLOCK_M):
-        m = first + tl.arange(0, BLOCK_M)
-        slot, i, _weight, filled = _mounted(slots, weights, t, m, k, size, RANK)
-        hidden_gate = tl.zeros((BLOCK_M,), tl.float32)
-        hidden_up = tl.zeros((BLOCK_M,), tl.float32)
-        for part in tl.static_range(SPLIT):
-            at = partial + (part * count + t).to(tl.int64) * (k * RANK) + m
-            hidden_gate += tl.load(at, mask=m < k * RANK, other=0.0)
-            at = partial + ((SPLIT + part) * count + t).to(tl.int64) * (k * RANK) + m
-            hidden_up += tl.load(at, mask=m < k * RANK, other=0.0)
-        mask = filled[:, None] & inside[None, :]
-        b = tl.load(Bt0 + (slot * bt_step0 + i * d_out)[:, None] + n[None, :], mask=mask, other=0.0).to(tl.float32)
-        of_gate += tl.sum(hidden_gate[:, None] * b, axis=0)
-        b = tl.load(Bt1 + (slot * bt_step1 + i * d_out)[:, None] + n[None, :], mask=mask, other=0.0).to(tl.float32)
-        of_up += tl.sum(hidden_up[:, None] * b, axis=0)
+    # One after the other: side by side their tiles would not fit into registers.
+    of_gate, _active = _change(
+        Bt0, bt_step0, slots, weights, partial, t, t, n, d_out, count, k, size, RANK, SPLIT, BLOCK_M, BLOCK_N
+    )
+    of_gate += tl.load(gate + n, mask=inside, other=0.0).to(tl.float32)
+    of_up, _active = _change(
+        Bt1, bt_step1, slots, weights, partial, t, SPLIT * count + t, n, d_out, count, k, size,
+        RANK, SPLIT, BLOCK_M, BLOCK_N,
+    )  # fmt: skip
+    of_up += tl.load(up + n, mask=inside, other=0.0).to(tl.float32)
     turn = of_gate
     if GELU:  # tanh(u) is 2 * sigmoid(2 u) - 1
         turn = 1.5957691216057308 * (of_gate + 0.044715 * of_gate * of_gate * of_gate)
