@@ -67,6 +67,7 @@ def _reference() -> Backend:
 _LOADERS: dict[str, Callable[[], Backend]] = {"triton": _triton, "numba": _numba, "reference": _reference}
 # What "auto" tries, in this order, by the kind of device; elsewhere only the reference, which runs everything.
 _FOR_DEVICE = {"cuda": ("triton", "reference"), "cpu": ("numba", "reference")}
+_ACTIVATIONS = get_args(Activation)
 _loaded: dict[str, Backend | None] = {}
 _missing: dict[str, str] = {}
 _told: set[str] = set()
@@ -152,8 +153,8 @@ def sum_delta_gated(
     six and reads or writes 3 rows of d_out instead of 9. Raises what `sum_delta` raises, and ValueError for an unknown
     activation.
     """
-    if activation not in get_args(Activation):
-        raise ValueError(f"activation {activation!r} is unknown; use {' or '.join(get_args(Activation))}")
+    if activation not in _ACTIVATIONS:
+        raise ValueError(f"activation {activation!r} is unknown; use {' or '.join(_ACTIVATIONS)}")
     _run("run_gated", x, backend, pools, slots, weights, gate, up, activation)
     return gate
 

@@ -44,10 +44,10 @@ def run(
     Raises ValueError for shapes that do not fit together and IndexError for a slot outside the pool or a row
     outside x.
     """
-    plan = _planned(x, pool, slots, weights, out, rows)
-    if isinstance(plan, str):
-        return plan
-    (places, d_in), (count, k), d_out = x.shape, slots.shape, plan.d_out
+    found = _planned(x, pool, slots, weights, out, rows)
+    if isinstance(found, str):
+        return found
+    plan, ((places, d_in), (count, k), _, (_, d_out)) = found
     if count == 0 or k == 0:
         return None
     rows_at = 0
@@ -94,13 +94,14 @@ def run_gated(
     """Do `sum_delta_gated` (contract in `dispatch`) and return None, or touch nothing and return why not.
 
     Raises what `run` raises."""
-    plans = [_planned(x, *some) for some in ((pools[0], slots, weights, gate), (pools[1], slots, weights, up))]
-    of_gate, of_up = plans
-    if isinstance(of_gate, str) or isinstance(of_up, str):
-        return next(plan for plan in plans if isinstance(plan, str))
-    if (of_gate.kind.dtype, of_gate.size, of_gate.rank) != (of_up.kind.dtype, of_up.size, of_up.rank):
+    first = _planned(x, pools[0], slots, weights, gate)
+    second = _planned(x, pools[1], slots, weights, up)
+    if isinstance(first, str) or isinstance(second, str):
+        return first if isinstance(first, str) else str(second)
+    of_gate, ((_, d_in), (count, k), _, (_, width)) = first
+    of_up = second[0]
+    if of_gate.alike != of_up.alike:
         return "the pools of gate and up differ in storage, slots or rank"
-    (count, k), width = slots.shape, of_gate.d_out
     if count == 0:
         return None
     targets = [out if out.stride(1) == 1 else out.contiguous() for out in (gate, up)]
@@ -108,7 +109,7 @@ def run_gated(
     ends = [(tensor.data_ptr(), tensor.stride(0)) for tensor in (x, *targets)]
     where = (*ends[0], *ends[1], *ends[2])
     gelu = int(activation == "gelu_tanh")
-    if 2 * count * k * of_gate.rank * (x.shape[1] + width) >= _PARALLEL_WORK and _threads() > 1:
+    if 2 * count * k * of_gate.rank * (d_in + width) >= _PARALLEL_WORK and _threads() > 1:
         run(x, pools[0], slots, weights, targets[0])
         run(x, pools[1], slots, weights, targets[1])
         numba_gated.activate(where, count, width, gelu)
@@ -155,8 +156,8 @@ def _planned(
     weights: torch.Tensor,
     out: torch.Tensor,
     rows: torch.Tensor | None = None,
-) -> _Plan | str:
-    """The plan of a pool for a call whose shapes fit, or why the call cannot run here."""
+) -> tuple[_Plan, tuple[torch.Size, ...]] | str:
+    """The plan of a pool, and the shapes of x, slots, weights and out, which fit; or why the call cannot run here."""
     A, Bt, scaling = pool
     plan: _Plan | None = getattr(A, "_numba_plan", None)
     if plan is None or not plan.still_holds(Bt, scaling, A.data_ptr()):
@@ -173,7 +174,7 @@ def _planned(
         check_shapes(x, pool, slots, weights, out, rows)
         if rows is None:
             plan.checked = shapes
-    return plan
+    return plan, shapes
 
 
 class _Plan:
@@ -185,9 +186,9 @@ class _Plan:
         self.kind = _KINDS[A.dtype]
         self.addresses = (A.data_ptr(), Bt.data_ptr(), self.scaling.data_ptr())
         self.size, self.rank, d_in = A.shape
-        self.d_out = Bt.shape[2]
+        self.alike = (A.dtype, self.size, self.rank)
         scales = 1 if self.scaling.dim() == 1 else self.rank
-        self.sizes = (A.stride(0), Bt.stride(0), d_in, self.d_out, self.scaling.stride(0), scales)
+        self.sizes = (A.stride(0), Bt.stride(0), d_in, Bt.shape[2], self.scaling.stride(0), scales)
         self.serial = _compiled(numba_loops.serial, self.kind)
         self.checked: tuple[torch.Size, ...] = ()  # shapes of x, slots, weights and out that were found to fit
 

@@ -65,15 +65,15 @@ class GatedForward(WrappedForward):
 
 
 @torch.no_grad()
-def gated_forward(mlp: Any, like: torch.Tensor) -> GatedForward | None:
-    """The forward to put around a module that is such an MLP with a known activation, else None; one that has it keeps
-    it.
+def gated_forward(mlp: Any, trial: torch.Tensor) -> GatedForward | None:
+    """What to assign as the `forward` of a module that is such an MLP with an activation that the kernel knows, else
+    None; a module that has one keeps it.
 
-    Asked by trial: on `like`, some rows (T, d_in) of numbers, the module must give what the formula gives, bit for bit.
+    Asked of the module itself: on the rows `trial` (T, d_in) it must give what the formula gives, bit for bit.
     """
     if isinstance(mlp.forward, GatedForward):
         return mlp.forward
-    gate, up, wanted = mlp.gate_proj(like), mlp.up_proj(like), mlp(like)
+    gate, up, wanted = mlp.gate_proj(trial), mlp.up_proj(trial), mlp(trial)
     for name, activation in _ACTIVATIONS.items():
         if torch.equal(mlp.down_proj(activation(gate) * up), wanted):
             return GatedForward(mlp, name)

@@ -83,6 +83,7 @@ class Mount:
             warm_up(pool.dtype)  # here, so that no first answer waits for compiled code
         # Nothing is touched if a module is missing.
         modules = [resolve_target(model, target) for target in targets]
+        gated = list(self._gated_forwards(dict(zip(modules, targets, strict=True))))
         self._handles = [
             module.register_forward_hook(self._adapting_hook(pool.factors(target_key(target))))
             for module, target in zip(modules, targets, strict=True)
@@ -91,16 +92,20 @@ class Mount:
             model.forward = _ComposedForward(model)
         self._forward: _ComposedForward = model.forward
         self._forward.mounts.append(self)
-        self._gated = list(self._wrap_gated(dict(zip(modules, targets, strict=True))))
+        self._gated: list[GatedForward] = []
+        for forward, factors in gated:
+            forward.module.forward = forward
+            forward.pools[self] = factors
+            self._gated.append(forward)
 
     def unmount(self) -> None:
         """Remove every hook; may be called twice."""
         for handle in self._handles:
             handle.remove()
-        for gated in self._gated:
-            gated.pools.pop(self, None)
-            if not gated.pools:
-                gated.restore()
+        for forward in self._gated:
+            forward.pools.pop(self, None)
+            if not forward.pools:
+                forward.restore()
         self._handles, self._gated = [], []
         if self in self._forward.mounts:
             self._forward.mounts.remove(self)
@@ -125,21 +130,21 @@ class Mount:
             mask = None
         return active_rows(request, self.scope, int(tokens.shape[0]), int(tokens.shape[1]), past, mask)
 
-    def _wrap_gated(self, adapted: dict[Any, Target]) -> Iterator[GatedForward]:
-        """Have the MLPs whose gate and up are adapted go by one kernel, where that pays and they are of that kind."""
+    def _gated_forwards(
+        self, adapted: dict[Any, Target]
+    ) -> Iterator[tuple[GatedForward, tuple[FactorPool, FactorPool]]]:
+        """Where that pays, the gated MLPs whose gate and up are both adapted, each with its factors."""
         if self.pool.device.type not in _GATED_ON:
             return
         for layer in sorted({target.layer for target in adapted.values()}):
             mlp = blocks(self.model)[layer].mlp
-            pair = [adapted.get(getattr(mlp, name, None)) for name in ("gate_proj", "up_proj")]
-            if None in pair or not hasattr(mlp, "down_proj"):
+            gate, up = (adapted.get(getattr(mlp, name, None)) for name in ("gate_proj", "up_proj"))
+            if gate is None or up is None or not hasattr(mlp, "down_proj"):
                 continue
-            like = torch.linspace(-2, 2, pair[0].d_in, dtype=self.model.dtype, device=self.pool.device)[None]
-            forward = gated_forward(mlp, like)
+            trial = torch.linspace(-2, 2, gate.d_in, dtype=self.model.dtype, device=self.pool.device)[None]
+            forward = gated_forward(mlp, trial)
             if forward is not None:
-                mlp.forward = forward
-                forward.pools[self] = tuple(self.pool.factors(target_key(target)) for target in pair)
-                yield forward
+                yield forward, (self.pool.factors(target_key(gate)), self.pool.factors(target_key(up)))
 
     def _adapting_hook(self, factors: FactorPool) -> Callable[..., Any]:
         d_in, d_out = factors.A.shape[2], factors.Bt.shape[2]
