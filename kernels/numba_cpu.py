@@ -1,4 +1,4 @@
-# mypy: disable-error-code="attr-defined"
+# mypy: disable-error-code="attr-defined,no-untyped-call"
 """The `numba` backend: `sum_delta` on CPU tensors.
 
 At decode a call is a few microseconds of arithmetic, so nothing here is a tensor operation on the usual path:

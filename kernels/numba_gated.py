@@ -1,4 +1,4 @@
-# mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator,attr-defined,import-untyped"
+# mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator,attr-defined,import-untyped,call-arg"
 """The compiled loops of `sum_delta_gated` on CPU: both targets of a row and its activation in one call.
 
 A row's outputs of gate and up stay in the nearest cache from the first rank row to the activation. What the loops over

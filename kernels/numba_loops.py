@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator"
-# mypy: disable-error-code="call-arg,attr-defined,import-untyped,var-annotated"
+# mypy: disable-error-code="call-arg,attr-defined,import-untyped,var-annotated,assignment"
 """The compiled loops of `sum_delta` on CPU, over rank-row storage. Nothing here touches torch.
 
 Per row of x, the rank rows of its filled slots are listed once; then `hidden = gain * (A x)` and

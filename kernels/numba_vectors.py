@@ -1,4 +1,4 @@
-# mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator,attr-defined,import-untyped"
+# mypy: disable-error-code="no-untyped-def,no-untyped-call,untyped-decorator,attr-defined,import-untyped,call-arg"
 """The innermost loops of the Numba kernels, as LLVM vectors: dot products with four rank rows, and adding four of them.
 
 Both go line by line of 64 bytes, that is by 16 numbers of float32, 32 of bfloat16 or 64 of int8, and ask for the same
