@@ -15,6 +15,7 @@ import torch
 
 COMPOSITIONS = 64
 TURN_SECONDS = 0.02
+STREAM_BYTES = 1 << 29
 
 
 def pin_to_one_core() -> int | None:
@@ -75,19 +76,21 @@ def _total(values: Any) -> Any:
     return total
 
 
+def reading(size: int, device: str) -> Callable[[int], Any]:
+    """A call that reads `size` bytes (a multiple of 4) once, in huge pages where the system has them."""
+    if device == "cpu":
+        values = np.ones(size // 4, np.float32)
+        return lambda _: _total(values)
+    field = torch.ones(size // 4, device=device)
+    return lambda _: field.sum()
+
+
 def machine_limits(device: str) -> dict[str, float]:
-    """Reading bandwidth (GB/s: of 512 MiB, in huge pages where the system has them, and of 32 MiB over and over, which
-    the last cache may hold) and GEMM rate (GFLOP/s; float32 of 1024 cubed on the CPU, bfloat16 of 8192 cubed on
-    CUDA)."""
+    """Reading bandwidth (GB/s: of STREAM_BYTES, and of 32 MiB over and over, which the last cache may hold) and GEMM
+    rate (GFLOP/s; float32 of 1024 cubed on the CPU, bfloat16 of 8192 cubed on CUDA)."""
     limits = {}
-    for name, size in (("stream_read_gb_per_s", 1 << 29), ("cached_read_gb_per_s", 1 << 25)):
-        if device == "cpu":
-            values = np.ones(size // 4, np.float32)
-            reading: Any = lambda _: _total(values)  # noqa: B023, E731
-        else:
-            field = torch.ones(size // 4, device=device)
-            reading = lambda _: field.sum()  # noqa: B023, E731
-        limits[name] = round(size / _median_of_seven(reading, device) / 1e9, 2)
+    for name, size in (("stream_read_gb_per_s", STREAM_BYTES), ("cached_read_gb_per_s", 1 << 25)):
+        limits[name] = round(size / _median_of_seven(reading(size, device), device) / 1e9, 2)
     width, dtype = (1024, torch.float32) if device == "cpu" else (8192, torch.bfloat16)
     square = torch.randn(width, width, device=device, dtype=dtype)
     product = _median_of_seven(lambda _: square @ square, device)
