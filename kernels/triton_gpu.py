@@ -171,7 +171,7 @@ class Call:
 class GatedCall(Call):
     """The same for gate and up of an MLP, whose expand goes through the activation and writes over gate."""
 
-    kind = " gated"  # tuned apart: its tiles hold twice as much
+    kind = " gated"  # tuned apart, for its expand does twice as much and more
     gelu = False
 
     def expand(self, config: Config, partial: torch.Tensor) -> None:

@@ -185,3 +185,20 @@ def test_errors_leave_nothing_bound(model, pool, calls):
             next_logits(model, more, cache, request)
         handle.remove()
         assert bound.get() is None
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_on_cuda_a_step_equals_that_of_the_hooks(model):
+    model = model.cuda()
+    pool = tiny.AdapterPool(mount.pool_targets(tiny.TARGETS), capacity=6, rank=tiny.RANK, device="cuda")
+    slots = pool.acquire(["a", "b"], lambda name: (tiny.FACTORS[name], tiny.SCALING))
+    request = tiny.composition([slots, slots[:1]], [[1.0, 0.5], [-0.7]], [5, 5], "cuda", pool)
+    ids, more = tiny.prompt(6, rows=2).cuda(), tiny.prompt(1, seed=5, rows=2).cuda()
+    with Mount(model, tiny.TARGETS, pool) as mounted:
+        assert len(mounted._gated) == 2
+        cache = prefilled(model, ids, request)
+        found = next_logits(model, more, cache, request)
+        for forward in mounted._gated:
+            forward.pools.clear()
+        tiny.assert_close(found, next_logits(model, more, cache, request))
