@@ -12,12 +12,12 @@ A call used to be bound by such instructions and not by memory: see bench/RESULT
 
 from __future__ import annotations
 
-import llvmlite.ir as ir
 import numpy as np
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
+ir = cgutils.ir  # llvmlite's, which Numba brings along
 LINE_BYTES = 64
 _LANES = 16
 _FLOATS = ir.VectorType(ir.FloatType(), _LANES)

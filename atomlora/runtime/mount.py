@@ -22,8 +22,8 @@ from atomlora.runtime.composition import Active, Composition, Scope, active_rows
 from atomlora.runtime.forwards import Bound, WrappedForward, bound
 from atomlora.runtime.gated import GatedForward, gated_forward
 
-# Where gated MLPs go by `sum_delta_gated`. On a CPU it saves two thousandths of a token (bench/RESULTS.md), which is not
-# worth more code to compile and modules to wrap, so there the hooks do everything.
+# Where gated MLPs go by `sum_delta_gated`. On a CPU it saves two thousandths of a token (bench/RESULTS.md): not worth
+# more code to compile and modules to wrap, so there the hooks do everything.
 _GATED_ON = ("cuda",)
 
 
