@@ -1,7 +1,7 @@
 """Answers to questions on documents: bare base, retrieved text, whole document, one adapter, atoms, both, extract,
 two rivals trained by PEFT, and atoms that learnt the very questions.
 
-    python bench/qa.py [--json] [--sets sample,squad,tofu,…] [--data DIR] [--limit N] [--documents N]
+    python bench/qa.py [--json] [--plots DIR] [--sets sample,squad,tofu,…] [--data DIR] [--limit N] [--documents N]
                        [--modes none,text,full,big,atoms,both,auto,extract,lora,prag,prag-all,oracle] [--hops N]
                        [--reader auto|none|DIR]
 
@@ -271,6 +271,7 @@ def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    parser.add_argument("--plots", type=Path, metavar="DIR", help="draw the figures into a folder (needs matplotlib)")
     parser.add_argument("--sets", default="sample", help=f"of {','.join(qa_sets.SETS)}")
     parser.add_argument("--data", type=Path, help="folder that holds squad/, tofu/, …")
     parser.add_argument("--work", type=Path, default=None, help="where stores lie (default: the user's cache)")
@@ -304,6 +305,8 @@ def main() -> None:
         result = run(arguments)
     except AtomLoraError as error:
         parser.exit(error.exit_code, f"Error: {error}\n")
+    if arguments.plots is not None:
+        beside("qa_plots").plot(result, arguments.plots)
     told(result, arguments.json, show)
 
 
