@@ -15,6 +15,7 @@ from atomlora.answers import Answer, Mode, OffTopic, Style
 from atomlora.asking import Asked, How, answers, prepare
 from atomlora.conflicts.records import OnConflict, checked_choice
 from atomlora.defaults import MAX_NEW_TOKENS, STEADY, TOP_K
+from atomlora.errors import BaseModelError
 from atomlora.opening import base_for, checked_off_topic, checked_steady, looks_again, policies_for
 from atomlora.store import Store
 from atomlora.turns import adds
@@ -244,7 +245,13 @@ class AtomLoRA:
     def _evidence(self, questions: Sequence[str], texts: Sequence[Sequence[str]]) -> list[float]:
         from atomlora.runtime.evidence import evidence
 
-        return evidence(self.base, questions, texts)
+        try:
+            base = self.base
+        except BaseModelError as error:
+            raise BaseModelError(
+                f"{error} (it is to read what the scores leave open; --no-second-look routes by the scores alone)"
+            ) from error
+        return evidence(base, questions, texts)
 
     def _part(self, name: str, make: Callable[[], T]) -> T:
         with self._lock:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from atomlora.interference.policy import PolicySettings
     from atomlora.store import Store
 
-# SmolLM2-135M-Instruct, not quantised: the second look's coefficients (atomlora.router.second_look) were fitted on it
+# The embedded base as it is loaded: the second look's coefficients (atomlora.router.second_look) were fitted on it
 _LOOKS = "d88e9561ba2ddffe89f7b05dfd33bdb6125aa4a8912374d6cf18879ca783143e"
 
 

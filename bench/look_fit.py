@@ -6,7 +6,9 @@ The questions and stores are those of bench/router_fit.py (people's questions ab
 by sentence, without a generated question), of two stores of eight titles, two of four and one of all: covered ones,
 general ones, those about other titles and near misses, weighed as there. A store's confidence is fitted as the product
 does. Questions in doubt are then put before the base, and the log-odds of their confidence and their evidence fitted
-together. Figures are of titles that the fit did not see: those of a half are judged by a fit to the other's stores.
+together. Figures are of titles that this fit did not see: those of a half are judged by a fit to the other's stores.
+(The confidence's own coefficients did see them, and what are other titles to one half's stores are the covered ones of
+the other's.)
 """
 
 from __future__ import annotations

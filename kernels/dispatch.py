@@ -151,10 +151,12 @@ def sum_delta_gated(
 
     Use it where an output need not be seen between the layers and the activation. On CUDA it is two launches instead of
     six and reads or writes 3 rows of d_out instead of 9. Raises what `sum_delta` raises, and ValueError for an unknown
-    activation.
+    activation or gate and up of different shapes.
     """
     if activation not in _ACTIVATIONS:
         raise ValueError(f"activation {activation!r} is unknown; use {' or '.join(_ACTIVATIONS)}")
+    if gate.shape != up.shape:  # a backend reads one as wide as the other
+        raise ValueError(f"shapes do not fit: gate {tuple(gate.shape)}, up {tuple(up.shape)}")
     _run("run_gated", x, backend, pools, slots, weights, gate, up, activation)
     return gate
 

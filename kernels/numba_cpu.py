@@ -166,7 +166,7 @@ def _planned(
         if reason is not None:
             return reason
         plan = A._numba_plan = _Plan(pool)
-    reason = _refusal(x, pool, weights, out)
+    reason = _refusal(x, pool, slots, weights, out)
     if reason is not None:
         return reason
     shapes = (x.shape, slots.shape, weights.shape, out.shape)
@@ -209,8 +209,10 @@ def _pool_refusal(pool: FactorPool) -> str | None:
     return None
 
 
-def _refusal(x: torch.Tensor, pool: FactorPool, weights: torch.Tensor, out: torch.Tensor) -> str | None:
-    if not (x.is_cpu and out.is_cpu):
+def _refusal(
+    x: torch.Tensor, pool: FactorPool, slots: torch.Tensor, weights: torch.Tensor, out: torch.Tensor
+) -> str | None:
+    if not (x.is_cpu and out.is_cpu and slots.is_cpu and weights.is_cpu):
         return "the tensors are not on the CPU"
     if x.dtype is not _float32 or out.dtype is not _float32:
         return f"activations are {x.dtype} and {out.dtype}, not float32"

@@ -107,7 +107,8 @@ class Router:
     def route_batch(
         self, questions: Sequence[str], top_k: int | None = None, where: RouteFilter | None = None
     ) -> list[Route]:
-        """Routes of several questions, each as `route` gives it; they are embedded together."""
+        """Routes of several questions, each as `route` gives it (a second look's confidence to within the base's
+        rounding); they are embedded together."""
         limit = self.settings.top_k if top_k is None else top_k
         if limit < 1:
             raise UsageError(f"--top-k must be at least 1, not {limit}")

@@ -19,12 +19,12 @@ import numpy as np
 
 from atomlora.router.logistic import sigmoid
 
-# Confidences between which a question is looked at again: outside of them the look does not change who answers
+# Confidences between which a question is looked at again: beyond them it would hardly ever change who answers
 UNSURE = (0.1, 0.95)
 # First atoms whose texts are read; the most telling one counts
 READ = 2
 # Over the log-odds of the confidence and the evidence in nats; intercept. By bench/look_fit.py, of
-# SmolLM2-135M-Instruct and people's questions about SQuAD's first sixteen titles, like the first look's coefficients
+# the embedded base and people's questions about SQuAD's first sixteen titles, like the first look's coefficients
 COEFFICIENTS = (0.94, 0.19)
 INTERCEPT = -3.35
 

@@ -15,6 +15,7 @@ from atomlora.runtime.decoding import left_pad, plan_batches
 if TYPE_CHECKING:
     from atomlora.bases import Base
 
+_ASKED = 96  # tokens of a question that are read: its beginning tells, and memory stays bounded
 _ROWS = 8  # of a batch: their logits over the vocabulary are what memory goes to
 
 
@@ -27,7 +28,7 @@ class _Read(NamedTuple):
 
 def evidence(base: Base, questions: Sequence[str], texts: Sequence[Sequence[str]]) -> list[float]:
     """Of each question, the largest log p(question | text) - log p(question) in nats over its texts (one or more). A
-    text that does not fit into the base's context loses its end."""
+    text that does not fit into the base's context loses its end, a question of more than 96 tokens too."""
     alone = _log_probabilities(base, [_row(base, question) for question in questions])
     pairs = [(number, text) for number, some in enumerate(texts) for text in some]
     found = _log_probabilities(base, [_row(base, questions[number], text) for number, text in pairs])
@@ -41,7 +42,7 @@ def _row(base: Base, question: str, text: str | None = None) -> _Read:
     def encode(part: str) -> list[int]:
         return list(base.tokenizer.encode(part, add_special_tokens=False))
 
-    asked, begin, bos = encode(f" {question}\n"), encode("Question:"), base.tokenizer.bos_token_id
+    asked, begin, bos = encode(f" {question}\n")[:_ASKED], encode("Question:"), base.tokenizer.bos_token_id
     start = [] if bos is None else [int(bos)]
     room = base.model.config.max_position_embeddings - len(start) - len(begin) - len(asked)
     before = [] if text is None else encode(f"Text: {text}\n")[: max(room, 0)]
@@ -64,7 +65,7 @@ def _batch(base: Base, rows: Sequence[_Read]) -> list[float]:
     ids, mask = left_pad([row.prompt + row.question for row in rows], base.tokenizer.pad_token_id, model.device)
     kept = max(len(row.question) for row in rows) + 1
     places = (mask.cumsum(-1) - 1).clamp(min=0)
-    with torch.inference_mode():
+    with torch.no_grad():  # not inference mode: rotary tables must stay usable in training
         logits = model(ids, attention_mask=mask, position_ids=places, use_cache=False, logits_to_keep=kept).logits
     chances = torch.log_softmax(logits[:, :-1].float(), -1).gather(-1, ids[:, 1 - kept :, None])[..., 0]
     return [float(chance[-len(row.question) :].sum()) for chance, row in zip(chances, rows, strict=True)]

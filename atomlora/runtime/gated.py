@@ -69,7 +69,8 @@ def gated_forward(mlp: Any, trial: torch.Tensor) -> GatedForward | None:
     """What to assign as the `forward` of a module that is such an MLP with an activation that the kernel knows, else
     None; a module that has one keeps it.
 
-    Asked of the module itself: on the rows `trial` (T, d_in) it must give what the formula gives, bit for bit.
+    Asked of the module itself: on the rows `trial` (T, d_in) it must give what the formula gives, bit for bit. Hooks
+    that others put on its activation are not called in the steps that the kernel takes.
     """
     if isinstance(mlp.forward, GatedForward):
         return mlp.forward

@@ -141,7 +141,8 @@ class Mount:
             gate, up = (adapted.get(getattr(mlp, name, None)) for name in ("gate_proj", "up_proj"))
             if gate is None or up is None or not hasattr(mlp, "down_proj"):
                 continue
-            trial = torch.linspace(-2, 2, gate.d_in, dtype=self.model.dtype, device=self.pool.device)[None]
+            trial = torch.linspace(-2, 2, gate.d_in, dtype=self.model.dtype, device=self.pool.device)
+            trial = torch.stack([trial, 100 * trial])  # a module that bounds what is large shows it there
             forward = gated_forward(mlp, trial)
             if forward is not None:
                 yield forward, (self.pool.factors(target_key(gate)), self.pool.factors(target_key(up)))

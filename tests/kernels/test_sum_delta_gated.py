@@ -239,6 +239,7 @@ def test_what_does_not_fit_is_named(backend: str) -> None:
         {"x": x[:, :36]},
         {"gate": gate[:1]},
         {"up": up[:, :20]},
+        {"up": up[:, :20], "pools": (pools[0], make_pools(4, 37, 20, torch.float32)[1])},
         {"slots": slots[:1], "weights": weights[:1]},
         {"pools": (pools[0], pools[1]._replace(Bt=pools[1].Bt[:, :2].contiguous()))},
     ):

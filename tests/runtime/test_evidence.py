@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_store import FACTS
 
 import atomlora
+from atomlora import AtomLoRA
 from atomlora.opening import looks_again
+from atomlora.router import RouterSettings
 from atomlora.runtime.evidence import evidence
 
 QUESTIONS = ["w1 w2 w3", "w5", "w7 w9 w7 w2 w1 w0"]
@@ -47,6 +50,29 @@ def test_batch_mates_and_mounted_atoms_change_nothing(opened, world) -> None:
     route = opened.route("Who wears the red scarf?")
     with opened.compose(route):
         assert evidence(world.base, QUESTIONS[:1], TEXTS[:1]) == pytest.approx(many[:1], abs=1e-4)
+
+
+def test_a_store_of_that_base_looks_unless_told_not_to(world, monkeypatch) -> None:
+    monkeypatch.setattr("atomlora.opening._LOOKS", world.base.fingerprint)
+    monkeypatch.setattr("atomlora.router.router.unsure", lambda confidence: True)
+    asked = []
+
+    def noted(base, questions, texts):
+        asked.append((base, questions, texts))
+        return [0.0] * len(questions)
+
+    monkeypatch.setattr("atomlora.runtime.evidence.evidence", noted)
+    settings = {**world.settings, "router": RouterSettings(min_weight=0.0)}
+    with AtomLoRA.open(world.path, second_look=False, **settings) as model:
+        without = model.route(FACTS[0][2])
+        assert not asked
+    with AtomLoRA.open(world.path, **settings) as model:
+        looked = model.route(FACTS[0][2])
+    ((base, questions, texts),) = asked
+    assert base is world.base
+    assert questions == [FACTS[0][2]]
+    assert FACTS[0][1] in texts[0][0]
+    assert looked.confidence < without.confidence
 
 
 def test_a_text_too_long_for_the_base_loses_its_end(world) -> None:
