@@ -192,6 +192,10 @@ class _Plan:
         self.serial = _compiled(numba_loops.serial, self.kind)
         self.checked: tuple[torch.Size, ...] = ()  # shapes of x, slots, weights and out that were found to fit
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """None, where a pool's tensors are saved: addresses and machine code mean nothing elsewhere."""
+        return type(None), ()
+
     def still_holds(self, Bt: torch.Tensor, scaling: torch.Tensor, address: int) -> bool:
         """Whether the pool is the one that was planned for, at the same place."""
         there = (address, Bt.data_ptr(), scaling.data_ptr())
