@@ -46,6 +46,11 @@ class ReaderFolder(NamedTuple):
     recipe: ReaderRecipe
     digest: str
 
+    @property
+    def refusal(self) -> str | None:
+        """What the reader was trained to say where a text does not answer; None where it was not."""
+        return str(self.recipe.settings["refusal"]) if self.recipe.trained.get("unanswerable") else None
+
 
 def read_folder(path: Path) -> ReaderFolder:
     """What lies there. UsageError where it is no reader's folder, CorruptStoreError where its files are damaged."""

@@ -29,6 +29,7 @@ from atomlora.reader.checkpoint import drop_checkpoint, load_checkpoint, save_ch
 from atomlora.reader.examples import ReaderExample, by_text, load_examples
 from atomlora.reader.folder import RECIPE_FILE, FitsBase, ReaderRecipe, write_folder
 from atomlora.reader.prompts import question_ids, short_answer_ids, text_ids
+from atomlora.reader.refusals import with_refusals
 from atomlora.reader.settings import AdaptSettings
 
 _QUESTIONS_PER_TEXT = 6  # branches of one sequence; a text with more is packed again
@@ -46,13 +47,15 @@ class AdaptProgress(NamedTuple):
 
 
 class AdaptReport(BaseModel):
-    """What was trained. `left_out`: texts that were too long with their questions."""
+    """What was trained. `examples` holds the `unanswerable` ones; `left_out`: texts that were too long with their
+    questions."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     reader: str
     base: str
     examples: int
+    unanswerable: int
     texts: int
     left_out: int
     steps: int
@@ -71,28 +74,29 @@ def adapt(
 ) -> AdaptReport:
     """Train a reader on the examples of `data` (see `atomlora.reader.examples`) and write it to the folder `out`.
 
-    An interrupted run leaves a checkpoint there, at most two minutes old, and is resumed by the same call; `epochs` and
-    `minutes` may be others then. Raises
+    An interrupted run leaves a checkpoint there, at most two minutes old, and is resumed by the same call; `epochs`,
+    `steps` and `minutes` may be others then. Raises
     InputError for data that cannot be used, UsageError for settings that the base cannot have and where `out` holds
     something else, BaseModelError, and AtomLoraError where training diverges.
     """
     settings = settings or AdaptSettings()
-    examples = list(dict.fromkeys(load_examples(data)))
+    examples = with_refusals(list(dict.fromkeys(load_examples(data))), settings.unanswerable, settings.seed)
     require_free(out)
     loaded = load_base(base, device, _training_dtype(base, device))
     recipe_base = FitsBase(name=loaded.name, fingerprint=loaded.fingerprint, shape=base_shape(loaded.model.config))
-    trees, left_out = pack_examples(loaded.tokenizer, examples, settings.max_tokens)
+    trees, left_out = pack_examples(loaded.tokenizer, examples, settings.max_tokens, settings.refusal)
     if not trees:
         raise InputError(f"{data}: every text is longer than {settings.max_tokens} tokens with its questions; cut them")
     torch.manual_seed(settings.seed)
     wrapped = wrap(loaded, settings)
     file = {"file": data.name, "sha256": hashlib.sha256(data.read_bytes()).hexdigest()}
     # How long to train may be changed when a run is resumed; what it trains may not.
-    shaping = settings.model_dump(mode="json", exclude={"epochs", "minutes"})
+    shaping = settings.model_dump(mode="json", exclude={"epochs", "steps", "minutes"})
     identity = digest_json([shaping, file["sha256"], recipe_base.fingerprint])
     end = _Run(wrapped, settings, out, identity).train(trees, on_progress or (lambda _progress: None))
     trained = {
         "examples": len(examples),
+        "unanswerable": sum(one.answer is None for one in examples),
         "texts": len(by_text(examples)),
         "left_out": left_out,
         "steps": end.steps,
@@ -119,14 +123,20 @@ def require_free(out: Path) -> None:
         raise UsageError(f"-o {out}: holds something else; name a new folder")
 
 
-def pack_examples(tokenizer: Any, examples: Sequence[ReaderExample], max_tokens: int) -> tuple[list[Tree], int]:
+def pack_examples(
+    tokenizer: Any, examples: Sequence[ReaderExample], max_tokens: int, refusal: str
+) -> tuple[list[Tree], int]:
     """One packed sequence for up to six questions of a text, and how many were left out as too long."""
     trees, left_out = [], 0
     for text, asked in by_text(examples):
         prefix = text_ids(tokenizer, text)
         for start in range(0, len(asked), _QUESTIONS_PER_TEXT):
             part = asked[start : start + _QUESTIONS_PER_TEXT]
-            branches = [(question_ids(tokenizer, e.question), short_answer_ids(tokenizer, e.answer)) for e in part]
+            said = [refusal if one.answer is None else one.answer for one in part]
+            branches = [
+                (question_ids(tokenizer, one.question), short_answer_ids(tokenizer, answer))
+                for one, answer in zip(part, said, strict=True)
+            ]
             tree = pack_branches(prefix, branches)
             if len(tree.ids) <= max_tokens:
                 trees.append(tree)
@@ -176,7 +186,7 @@ class _Run:
         self.steps, self.loss, self.seconds, self.place = 0, 0.0, 0.0, (0, 0)
 
     def train(self, trees: list[Tree], tell: Callable[[AdaptProgress], None]) -> AdaptProgress:
-        """Until epochs or minutes are over."""
+        """Until epochs, steps or minutes are over."""
         self._resume()
         resumed, began, saved = self.seconds, time.monotonic(), time.monotonic()
         device = self.model.device.type
@@ -220,8 +230,12 @@ class _Run:
         self.loss = value if self.steps == 1 else 0.95 * self.loss + 0.05 * value
 
     def _done(self, epoch: int, index: int, length: int) -> float:
-        passes = (epoch + index / length) / self.settings.epochs
-        return passes if self.settings.minutes is None else max(passes, self.seconds / 60 / self.settings.minutes)
+        shares = [(epoch + index / length) / self.settings.epochs]
+        if self.settings.steps is not None:
+            shares.append(self.steps / self.settings.steps)
+        if self.settings.minutes is not None:
+            shares.append(self.seconds / 60 / self.settings.minutes)
+        return max(shares)
 
     def _progress(self, done: float) -> AdaptProgress:
         return AdaptProgress(done, self.steps, self.loss, self.seconds)
