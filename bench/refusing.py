@@ -16,9 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from beside import beside, told
-
 import numpy as np
+from beside import beside, told
 
 from atomlora import metrics
 from atomlora.bases import EMBEDDED_BASE, cache_folder, load_base

@@ -58,6 +58,8 @@ def show_adapted(report: AdaptReport, as_json: bool) -> None:
         f"{render.one_line(report.reader)}: {report.parameters:,} parameters trained on {report.examples:,} examples "
         f"in {report.steps} steps and {duration(report.seconds)}, loss {report.loss:.3f}"
     )
+    if report.fingerprint is not None:
+        click.echo(f"It is a base of its own ({report.fingerprint[:12]}…): compile and ask with --base {report.reader}")
 
 
 class _Bar:

@@ -1,5 +1,5 @@
-"""A reader's folder: PEFT's own adapter files (safetensors), and reader.json, which says what it fits and how it was
-made."""
+"""A reader's folder: PEFT's own adapter files (safetensors) or a whole base's (see `atomlora.reader.whole`), and
+reader.json, which says what it fits and how it was made."""
 
 from __future__ import annotations
 
@@ -28,23 +28,32 @@ class FitsBase(BaseModel):
 
 
 class ReaderRecipe(BaseModel):
-    """What reader.json holds. `trained` and `data` are for people: steps, loss, seconds; the file and its sha256."""
+    """What reader.json holds. `made_from`: the base whose own weights were trained, where the folder is a base that
+    reads by itself, which `base` names then. `trained` and `data` are for people: steps, loss, seconds; the file and
+    its sha256."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: int = 1
     base: FitsBase
+    made_from: FitsBase | None = None
     settings: dict[str, Any]
     trained: dict[str, Any]
     data: dict[str, Any]
 
 
 class ReaderFolder(NamedTuple):
-    """A folder that was looked at: `digest` is the sha256 over the adapter's two files."""
+    """A folder that was looked at: `digest` is the sha256 over the adapter's two files, or a whole base's
+    fingerprint."""
 
     path: Path
     recipe: ReaderRecipe
     digest: str
+
+    @property
+    def whole(self) -> bool:
+        """Whether a base lies there, and no adapter."""
+        return self.recipe.made_from is not None
 
     @property
     def refusal(self) -> str | None:
@@ -56,6 +65,11 @@ def read_folder(path: Path) -> ReaderFolder:
     """What lies there. UsageError where it is no reader's folder, CorruptStoreError where its files are damaged."""
     try:
         written = (path / RECIPE_FILE).read_bytes()
+        recipe = ReaderRecipe.model_validate(json.loads(written))
+        if recipe.format != 1:
+            raise UsageError(f"--reader {path}: format {recipe.format} is newer than this atomlora; update it")
+        if recipe.made_from is not None:
+            return ReaderFolder(path, recipe, recipe.base.fingerprint)
         config, weights = (path / CONFIG_FILE).read_bytes(), (path / ADAPTER_FILE).read_bytes()
     except OSError as error:
         missing = Path(str(error.filename)).name
@@ -63,12 +77,8 @@ def read_folder(path: Path) -> ReaderFolder:
             f"--reader {path}: {missing} cannot be read there ({error.strerror}); give a folder written by "
             "`atomlora adapt`, or auto or none"
         ) from error
-    try:
-        recipe = ReaderRecipe.model_validate(json.loads(written))
     except (ValueError, ValidationError) as error:
         raise CorruptStoreError(f"{path / RECIPE_FILE}: not the description of a reader ({error})") from error
-    if recipe.format != 1:
-        raise UsageError(f"--reader {path}: format {recipe.format} is newer than this atomlora; update it")
     return ReaderFolder(path, recipe, hashlib.sha256(config + weights).hexdigest())
 
 

@@ -23,6 +23,7 @@ from atomlora.metrics import contains, normalise
 from atomlora.reader.folder import ReaderFolder, require_fit
 from atomlora.reader.prompts import reader_prompt
 from atomlora.reader.refusals import refusal_step
+from atomlora.reader.whole import require_own
 from atomlora.runtime.refusing import Refusing
 
 ANSWER_TOKENS = 32  # at most: short answers are short
@@ -34,11 +35,12 @@ class Reader:
 
     def __init__(self, base: Base, folder: ReaderFolder) -> None:
         """UsageError where the reader was made for a base of another shape, CorruptStoreError where PEFT cannot load
-        it."""
+        it. A base that reads by itself needs no adapter."""
         require_fit(folder, base)
+        require_own(folder, base)
         self.digest = folder.digest
         self.name = f"{folder.path.resolve().name}@{folder.digest[:12]}"
-        self.base = replace(base, model=_with_adapter(view_of(base.model), folder))
+        self.base = base if folder.whole else replace(base, model=_with_adapter(view_of(base.model), folder))
         self._refusal = refusal_step(base.tokenizer, folder.refusal) if folder.refusal is not None else None
 
     def read(
