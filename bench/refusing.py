@@ -4,8 +4,9 @@
 
 SQuAD's titles from the 17th on, which neither reader nor question writer was trained on, by sentence. Of twice N
 questions, evenly spread, every second one is read from what the router gives it: the atoms of its own selection, if one
-holds the answer. The others are read from as many atoms, the likeliest that do not hold their answers. AUROC: of the
-reader's probability that there is no answer; F1 (answers): words, a refusal counts as nothing said.
+holds the answer. The others are read from as many atoms, the likeliest that do not hold all words of their answers; of
+these some answer in other words all the same. AUROC: of the reader's probability that there is no answer. F1 of answers
+is over words, where a refusal is nothing said.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from atomlora.errors import AtomLoraError, UsageError
 from atomlora.golden import read_jsonl
 from atomlora.reader.registry import reader_for
 from atomlora.router import RouterSettings, load_embedder
+from atomlora.router.lexical import words
 
 sets, rivals = beside("router_sets"), beside("router_rivals")
 routed = beside("router").Routed
@@ -51,11 +53,17 @@ def asked_texts(data: Path, work: Path, count: int) -> list[dict[str, Any]]:
             if not one.atoms & set(some):
                 continue
         else:
-            without = [at for at in ranked.numbers if not metrics.contains(found.atoms[at].text, [answer])]
+            wanted = set(words(answer)) or set(metrics.normalise(answer))
+            without = [at for at in ranked.numbers if not wanted <= held_words(found.atoms[at].text)]
             some = without[: len(some)]
         text = "\n".join(dict.fromkeys(found.atoms[at].text for at in some))
         rows.append({"question": one.question, "answer": answer, "text": text, "answerable": answerable})
     return rows
+
+
+def held_words(text: str) -> set[str]:
+    """The words of a text, with and without their endings."""
+    return {*words(text), *metrics.normalise(text)}
 
 
 def figures(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
