@@ -251,8 +251,8 @@ def _ask(
     else:
         for answer in model.ask_batch(questions, mode, top_k, max_new_tokens, style=style, where=where):
             reply = Reply(answer.text, answer.abstained, answer.prompt_tokens, answer.latency_ms)
-            refused = {"unanswered": answer.unanswered, "unanswerable": answer.unanswerable}
-            yield reply._replace(statement=answer.statement, reader=answer.reader, **refused)
+            reply = reply._replace(statement=answer.statement, reader=answer.reader)
+            yield reply._replace(unanswered=answer.unanswered, unanswerable=answer.unanswerable)
 
 
 def scored(one: GoldenQuestion, reply: Reply, mode: str) -> ScoredAnswer:

@@ -20,6 +20,9 @@ from atomlora.cli import options
     type=click.Choice(["lora", "rslora", "dora", "galore"]),
     help="PEFT's method; or galore, which trains the base's own weights.  [default: lora]",
 )
+@click.option(
+    "--start", type=click.Path(path_type=Path), metavar="DIR", help="A reader whose adapter is trained further."
+)
 @click.option("--lora-plus", type=float, metavar="RATIO", help="LoRA+: B's learning rate over A's.  [default: off]")
 @click.option("--layers", metavar="all|late:N|LIST", help="Which layers.  [default: all]")
 @click.option("--targets", help="Which linear layers, such as q_proj,v_proj.  [default: all seven]")
@@ -37,7 +40,16 @@ from atomlora.cli import options
 @click.option("--seed", type=int, help="Of the adapter's first weights and the order.  [default: 0]")
 @options.device_option
 @options.json_option
-def adapt(data: Path, out: Path, base: str, device: str, as_json: bool, targets: str | None, **chosen: Any) -> None:
+def adapt(
+    data: Path,
+    out: Path,
+    base: str,
+    device: str,
+    as_json: bool,
+    targets: str | None,
+    start: Path | None,
+    **chosen: Any,
+) -> None:
     """Train a reader: an adapter that answers shortly from what stands before it.
 
     Lines of DATA (jsonl): {"text" | "statements", "question", "answer"}; "answer": null where the text has none. The
@@ -47,4 +59,4 @@ def adapt(data: Path, out: Path, base: str, device: str, as_json: bool, targets:
     from atomlora.cli.reader_training import adapt_settings, adapt_shown, show_adapted
 
     settings = adapt_settings(targets, **chosen)
-    show_adapted(adapt_shown(data, out, base, settings, device), as_json)
+    show_adapted(adapt_shown(data, out, base, settings, device, start), as_json)

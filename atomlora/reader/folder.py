@@ -61,34 +61,35 @@ class ReaderFolder(NamedTuple):
         return str(self.recipe.settings["refusal"]) if self.recipe.trained.get("unanswerable") else None
 
 
-def read_folder(path: Path) -> ReaderFolder:
-    """What lies there. UsageError where it is no reader's folder, CorruptStoreError where its files are damaged."""
+def read_folder(path: Path, option: str = "--reader") -> ReaderFolder:
+    """What lies there, as `option` names it. UsageError where it is no reader's folder, CorruptStoreError where its
+    files are damaged."""
     try:
         written = (path / RECIPE_FILE).read_bytes()
         recipe = ReaderRecipe.model_validate(json.loads(written))
         if recipe.format != 1:
-            raise UsageError(f"--reader {path}: format {recipe.format} is newer than this atomlora; update it")
+            raise UsageError(f"{option} {path}: format {recipe.format} is newer than this atomlora; update it")
         if recipe.made_from is not None:
             return ReaderFolder(path, recipe, recipe.base.fingerprint)
         config, weights = (path / CONFIG_FILE).read_bytes(), (path / ADAPTER_FILE).read_bytes()
     except OSError as error:
         missing = Path(str(error.filename)).name
         raise UsageError(
-            f"--reader {path}: {missing} cannot be read there ({error.strerror}); give a folder written by "
-            "`atomlora adapt`, or auto or none"
+            f"{option} {path}: {missing} cannot be read there ({error.strerror}); give a folder written by "
+            "`atomlora adapt`" + (", or auto or none" if option == "--reader" else "")
         ) from error
     except (ValueError, ValidationError) as error:
         raise CorruptStoreError(f"{path / RECIPE_FILE}: not the description of a reader ({error})") from error
     return ReaderFolder(path, recipe, hashlib.sha256(config + weights).hexdigest())
 
 
-def require_fit(folder: ReaderFolder, base: Base) -> None:
+def require_fit(folder: ReaderFolder, base: Base, option: str = "--reader") -> None:
     """UsageError, naming what differs, where the reader was made for a base of another shape."""
     wanted, found = folder.recipe.base.shape, base_shape(base.model.config)
     if wanted != found:
         differ = ", ".join(f"{k} {found.get(k)} instead of {v}" for k, v in wanted.items() if found.get(k) != v)
         raise UsageError(
-            f"--reader {folder.path}: made for base {folder.recipe.base.name!r}, not for {base.name!r} ({differ}); "
+            f"{option} {folder.path}: made for base {folder.recipe.base.name!r}, not for {base.name!r} ({differ}); "
             "train one with `atomlora adapt --base`, or use none"
         )
 

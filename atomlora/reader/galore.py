@@ -8,6 +8,7 @@ memory; the projection is taken anew from the gradient's singular vectors every 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
     from atomlora.reader.settings import AdaptSettings
 
 
-def require_galore(base: str, settings: AdaptSettings) -> None:
+def require_galore(base: str, settings: AdaptSettings, start: Path | None) -> None:
     """UsageError where the settings are an adapter's, the base is quantised, or the package is missing."""
-    for option, value in (("--alpha", settings.alpha), ("--lora-plus", settings.lora_plus)):
+    for option, value in (("--alpha", settings.alpha), ("--lora-plus", settings.lora_plus), ("--start", start)):
         if value is not None:
             raise UsageError(f"{option} is an adapter's; leave it out with --method galore")
     if split_name(base)[1] is not None:

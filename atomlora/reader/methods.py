@@ -9,6 +9,7 @@ import torch
 
 from atomlora.bases import Base, blocks, linear_layers
 from atomlora.errors import UsageError
+from atomlora.reader.folder import ADAPTER_FILE, ReaderFolder
 from atomlora.reader.galore import galore_optimizer
 from atomlora.reader.loop import Trained
 from atomlora.reader.settings import AdaptSettings
@@ -61,6 +62,21 @@ def wrap(base: Base, settings: AdaptSettings) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of PEFT's own use of transformers
         return get_peft_model(base.model, config)
+
+
+def start_from(wrapped: Any, settings: AdaptSettings, folder: ReaderFolder) -> None:
+    """Give a new adapter the weights of a reader's; UsageError where that is of another make."""
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    theirs = AdaptSettings.model_validate(folder.recipe.settings)
+    for name in ("method", "rank", "effective_alpha", "layers", "targets"):
+        its, own = (value() if callable(value := getattr(one, name)) else value for one in (theirs, settings))
+        if its != own:
+            option = name.removeprefix("effective_")
+            shown = ",".join(its) if isinstance(its, tuple) else f"{its:g}" if isinstance(its, float) else its
+            raise UsageError(f"--start {folder.path}: goes on with --{option} {shown} only, as it was trained")
+    set_peft_model_state_dict(wrapped, load_file(folder.path / ADAPTER_FILE))
 
 
 def chosen_blocks(base: Base, settings: AdaptSettings) -> list[int]:

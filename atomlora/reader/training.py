@@ -23,10 +23,10 @@ from atomlora.quantised import split_name
 from atomlora.questions.loading import base_shape
 from atomlora.reader.checkpoint import drop_checkpoint
 from atomlora.reader.examples import ReaderExample, by_text, load_examples
-from atomlora.reader.folder import RECIPE_FILE, FitsBase, ReaderRecipe, write_folder
+from atomlora.reader.folder import RECIPE_FILE, FitsBase, ReaderRecipe, read_folder, require_fit, write_folder
 from atomlora.reader.galore import require_galore, state_bytes
 from atomlora.reader.loop import AdaptProgress, Loop
-from atomlora.reader.methods import trained_adapter, trained_weights, wrap
+from atomlora.reader.methods import start_from, trained_adapter, trained_weights, wrap
 from atomlora.reader.prompts import question_ids, short_answer_ids, text_ids
 from atomlora.reader.refusals import with_refusals
 from atomlora.reader.settings import AdaptSettings
@@ -62,9 +62,10 @@ def adapt(
     settings: AdaptSettings | None = None,
     device: str = "auto",
     on_progress: Callable[[AdaptProgress], None] | None = None,
+    start: Path | None = None,
 ) -> AdaptReport:
     """Train a reader on the examples of `data` (see `atomlora.reader.examples`) and write it to the folder `out`: an
-    adapter, or with method galore a base of its own.
+    adapter, or with method galore a base of its own. `start`: a reader's folder, whose adapter is trained further.
 
     An interrupted run leaves a checkpoint there, at most two minutes old, and is resumed by the same call; `epochs`,
     `steps` and `minutes` may be others then. Raises InputError for data that cannot be used, UsageError for settings
@@ -74,7 +75,8 @@ def adapt(
     settings = settings or AdaptSettings()
     whole = settings.method == "galore"
     if whole:
-        require_galore(base, settings)
+        require_galore(base, settings, start)
+    begun = None if start is None else read_folder(start, "--start")
     examples = with_refusals(list(dict.fromkeys(load_examples(data))), settings.unanswerable, settings.seed)
     require_free(out)
     dtype = _training_dtype(base, device)
@@ -85,6 +87,9 @@ def adapt(
         raise InputError(f"{data}: every text is longer than {settings.max_tokens} tokens with its questions; cut them")
     torch.manual_seed(settings.seed)
     wrapped = None if whole else wrap(loaded, settings)
+    if wrapped is not None and begun is not None:
+        require_fit(begun, loaded, "--start")
+        start_from(wrapped, settings, begun)
     learning = (
         trained_weights(loaded, settings, dtype == "bfloat16")
         if wrapped is None
@@ -93,7 +98,7 @@ def adapt(
     file = {"file": data.name, "sha256": hashlib.sha256(data.read_bytes()).hexdigest()}
     # How long to train may be changed when a run is resumed; what it trains may not.
     shaping = settings.model_dump(mode="json", exclude={"epochs", "steps", "minutes"})
-    identity = digest_json([shaping, file["sha256"], parent.fingerprint])
+    identity = digest_json([shaping, file["sha256"], parent.fingerprint, *([begun.digest] if begun else [])])
     end = Loop(learning, settings, out, identity).train(trees, on_progress or (lambda _progress: None))
     trained = {
         "examples": len(examples),
@@ -105,7 +110,11 @@ def adapt(
         "seconds": round(end.seconds, 1),
         "optimizer_bytes": state_bytes(learning.optimizer),
     }
-    facts = {"settings": settings.model_dump(mode="json"), "trained": trained | {"versions": _versions(whole)}}
+    history: dict[str, Any] = {} if begun is None else {"start": {"digest": begun.digest, **begun.recipe.trained}}
+    facts = {
+        "settings": settings.model_dump(mode="json"),
+        "trained": trained | {"versions": _versions(whole)} | history,
+    }
     fingerprint = None
     if wrapped is None:
         fingerprint = write_base(

@@ -142,11 +142,11 @@ def test_a_base_whose_weights_were_exchanged_is_not_taken_for_a_reader(made, bas
     assert reader_for("auto", load_base(str(tmp_path), "cpu")) is None
 
 
-@pytest.mark.parametrize("change", [{"alpha": 8.0}, {"lora_plus": 4.0}])
-def test_an_adapters_settings_are_refused(base_folder, data, tmp_path, fast, change):
+@pytest.mark.parametrize(("change", "start"), [({"alpha": 8.0}, False), ({"lora_plus": 4.0}, False), ({}, True)])
+def test_an_adapters_settings_are_refused(base_folder, data, folder, tmp_path, fast, change, start):
     settings = fast.model_copy(update={"method": "galore", **change})
-    with pytest.raises(UsageError, match="--method galore"):
-        adapt(data, tmp_path / "r", base_folder, settings, "cpu")
+    with pytest.raises(UsageError, match="is an adapter's; leave it out with --method galore"):
+        adapt(data, tmp_path / "r", base_folder, settings, "cpu", start=folder if start else None)
 
 
 def test_a_quantised_base_cannot_be_trained_as_a_whole(data, tmp_path, fast):

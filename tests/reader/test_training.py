@@ -92,6 +92,39 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(base_folder, data, tmp_
     assert all(whole[name].equal(resumed[name]) for name in whole)
 
 
+def test_a_reader_is_trained_further(base, base_folder, folder, data, tmp_path, fast):
+    """It begins where that one ended: a step that moves nothing leaves its weights."""
+    still = fast.model_copy(update={"steps": 1, "learning_rate": 1e-12})
+    adapt(data, tmp_path / "still", base_folder, still, "cpu", start=folder)
+    before, after = load_file(folder / ADAPTER_FILE), load_file(tmp_path / "still" / ADAPTER_FILE)
+    assert all(before[name].equal(after[name]) for name in before)
+    start = read_folder(tmp_path / "still").recipe.trained["start"]
+    assert (start["digest"], start["steps"]) == (
+        read_folder(folder).digest,
+        read_folder(folder).recipe.trained["steps"],
+    )
+    adapt(data, tmp_path / "on", base_folder, fast.model_copy(update={"steps": 2}), "cpu", start=folder)
+    moved = load_file(tmp_path / "on" / ADAPTER_FILE)
+    assert not any(before[name].equal(moved[name]) for name in before)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rank": 8}, "--rank 4"),
+        ({"alpha": 2.0}, "--alpha 8"),
+        ({"method": "rslora"}, "--method lora"),
+        ({"targets": ("q_proj",)}, "--targets q_proj,k_proj"),
+        ({"layers": "late:1"}, "--layers all"),
+    ],
+)
+def test_a_reader_of_another_make_is_not_trained_further(base_folder, folder, data, tmp_path, fast, change, message):
+    with pytest.raises(UsageError, match=rf"--start .*: goes on with {message}.* only"):
+        adapt(data, tmp_path / "r", base_folder, fast.model_copy(update=change), "cpu", start=folder)
+    with pytest.raises(UsageError, match=r"--start .*reader\.json cannot be read there"):
+        adapt(data, tmp_path / "r", base_folder, fast, "cpu", start=tmp_path)
+
+
 def test_steps_end_a_run(base_folder, data, tmp_path, fast):
     report = adapt(data, tmp_path / "r", base_folder, fast.model_copy(update={"steps": 3}), "cpu")
     assert report.steps == 3
