@@ -15,7 +15,7 @@ from atomlora.answers import Answer, Mode, OffTopic, Style
 from atomlora.asking import Asked, How, answers, prepare
 from atomlora.conflicts.records import OnConflict, checked_choice
 from atomlora.defaults import MAX_NEW_TOKENS, STEADY, TOP_K
-from atomlora.opening import base_for, checked_off_topic, checked_steady, policies_for
+from atomlora.opening import base_for, checked_off_topic, checked_steady, looks_again, policies_for
 from atomlora.store import Store
 from atomlora.turns import adds
 
@@ -63,6 +63,7 @@ class AtomLoRA:
         capacity: int = 64,
         steady: float = STEADY,
         off_topic: OffTopic = "base",
+        second_look: bool = True,
     ) -> None:
         """Use `AtomLoRA.open`."""
         self.store = store
@@ -74,6 +75,7 @@ class AtomLoRA:
         self._on_conflict = checked_choice(on_conflict)
         self.steady = checked_steady(steady)
         self.off_topic = checked_off_topic(off_topic)
+        self.second_look = looks_again(store, second_look)
         self._parts: dict[str, Any] = {}
         self._lock = threading.RLock()
 
@@ -91,7 +93,8 @@ class AtomLoRA:
         disturb each other; the last policy), `reader` (auto: as compiled, or the shipped one of the base; none; a
         folder), `capacity` (atoms resident at once), `steady` (probability of a token below which an atom is asked
         again in a wording that it was trained on, see `atomlora.statements`; 0: never), `off_topic` (who answers what
-        the store does not cover: base, or nobody: refuse).
+        the store does not cover: base, or nobody: refuse), `second_look` (whether the embedded base reads the likeliest
+        texts where the router's scores leave open if the store covers a question; other bases never do).
         Raises StoreError; UsageError for a setting out of its range; BaseModelError, naming both, when the base is not
         the store's: here where `base` is given, else when it is first needed.
         """
@@ -152,8 +155,8 @@ class AtomLoRA:
         return self._stream(asked, max_new_tokens, start)
 
     def route(self, question: str, top_k: int = TOP_K, where: RouteFilter | None = None) -> Route:
-        """Which atoms matter to the question, of those that `where` admits (default: those that belong to no tenant);
-        needs the embedder only, not the base."""
+        """Which atoms matter to the question, of those that `where` admits (default: those that belong to no tenant).
+        Needs the embedder, and the base for a second look alone."""
         return self.router.route(question, top_k, where)
 
     @contextmanager
@@ -203,10 +206,10 @@ class AtomLoRA:
         """The index over the version's keys; BaseModelError where the embedder is not the store's."""
         from atomlora.runtime.keys import open_router
 
-        atoms = self.atoms
+        atoms, look = self.atoms, self._evidence if self.second_look else None
         return self._part(
             "router",
-            lambda: open_router(self.store, list(atoms.values()), self._router_settings, self._embedder),
+            lambda: open_router(self.store, list(atoms.values()), self._router_settings, self._embedder, look),
         )
 
     @property
@@ -237,6 +240,11 @@ class AtomLoRA:
     def default_style(self) -> Style:
         """How questions are answered unless they say so themselves: by the reader only where the user named one."""
         return "statement" if self._wanted_reader in ("auto", "none") else "auto"
+
+    def _evidence(self, questions: Sequence[str], texts: Sequence[Sequence[str]]) -> list[float]:
+        from atomlora.runtime.evidence import evidence
+
+        return evidence(self.base, questions, texts)
 
     def _part(self, name: str, make: Callable[[], T]) -> T:
         with self._lock:

@@ -1,4 +1,4 @@
-"""What a store needs to be asked: the base it was compiled for, and the policies of its composer."""
+"""What a store needs to be asked: the base it was compiled for, checked settings, and the policies of its composer."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from atomlora.conflicts.records import OnConflict
     from atomlora.interference.policy import PolicySettings
     from atomlora.store import Store
+
+# SmolLM2-135M-Instruct, not quantised: the second look's coefficients (atomlora.router.second_look) were fitted on it
+_LOOKS = "d88e9561ba2ddffe89f7b05dfd33bdb6125aa4a8912374d6cf18879ca783143e"
 
 
 def base_for(store: Store, base: Base | str, device: str, dtype: str) -> Base:
@@ -45,6 +48,11 @@ def checked_off_topic(off_topic: OffTopic) -> OffTopic:
     if off_topic not in get_args(OffTopic):
         raise UsageError(f"--off-topic {off_topic}: unknown; use {' or '.join(get_args(OffTopic))}")
     return off_topic
+
+
+def looks_again(store: Store, wanted: bool) -> bool:
+    """Whether the router asks the store's base for evidence."""
+    return wanted and store.manifest.base.fingerprint == _LOOKS
 
 
 def policies_for(

@@ -17,7 +17,8 @@ below --work: the same command goes on where it was cut off. Sets (of --data, bu
 - phantomwiki: phantomwiki_seed2/articles.jsonl, asked one_hop.jsonl;
 - phantomwiki-hops: the same articles, asked what takes two to four steps (questions.json, counting left out);
 - fictional: fictional_knowledge/dev.jsonl, beginnings of sentences of three kinds to complete;
-- phonebook: phonebook/qwen_PB4000.jsonl, 400 names with numbers, a sentence each.
+- phonebook: phonebook/qwen_PB32000.jsonl, the first 400 of 3,200 names with numbers (--documents 64 for all), a
+  sentence each.
 
 `lora` and `prag` are described in bench/qa_rivals.py. Where there is a reader every mode that it can answer is asked
 twice, and its rows end in "+reader".

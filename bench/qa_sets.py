@@ -18,6 +18,7 @@ TRAINED_TITLES = 16  # of squad, by the shipped question writer and reader
 COMPLETE = "Complete this sentence: {} ..."
 PROBES = {"mem": "memorised", "gen": "paraphrased", "hard_gen": "hard"}
 PER_PAGE = 50  # entries of one document of the phone book
+PAGES = 8  # documents of it, where nobody says how many
 RELATIONS = {"job": "occupation", "dob": "date of birth"}  # as articles write them
 
 Facts = Mapping[tuple[str, str], tuple[int, list[str]]]  # as in bench/router_two_hop.py
@@ -93,10 +94,11 @@ def fictional_set(data: Path | None, work: Path, documents: int | None) -> Quest
 
 
 def phonebook_set(data: Path | None, work: Path, documents: int | None) -> QuestionSet:
-    """The phone book of 400 entries, a sentence an entry and PER_PAGE entries a document; who has which number."""
-    entries = [line for _, line in read_jsonl(given(data) / "phonebook" / "qwen_PB4000.jsonl")]
+    """The first entries of the phone book of 3,200, a sentence an entry and PER_PAGE entries a document; who has which
+    number. Without `documents` the first 400, which are the book of the law's 4,000 tokens."""
+    entries = [line for _, line in read_jsonl(given(data) / "phonebook" / "qwen_PB32000.jsonl")]
     book = {line["query"].rstrip(": "): line["target"] for line in entries}  # a name is listed once: the last counts
-    names = list(book)[: None if documents is None else documents * PER_PAGE]
+    names = list(book)[: PER_PAGE * (PAGES if documents is None else documents)]
     pages: dict[str, list[str]] = defaultdict(list)
     golden = []
     for number, name in enumerate(names):

@@ -1,6 +1,7 @@
 """How well and how fast the router finds the right atoms, and whether it knows when there are none.
 
     python bench/router.py [--json] [--plot DIR] [--parts quality,scale] [--data DIR] [--store STORE] [--work DIR]
+                           [--second-look]
                            [--sets sample,squad,squad-texts,squad-all,squad-all-unseen,squad-all-texts,tofu,phantomwiki,
                            two-step] [--limit N] [--written N] [--sizes 1000,…,1000000]
                            [--kinds flat,hnsw,ivf,ivfpq] [--build-limit S]
@@ -36,11 +37,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from atomlora.bases import cache_folder
+from atomlora.bases import EMBEDDED_BASE, cache_folder, load_base
 from atomlora.errors import AtomLoraError
 from atomlora.metrics import bootstrap_interval
 from atomlora.router import GENERAL_QUESTIONS, Router, RouterSettings, fit_calibration, load_embedder
 from atomlora.router.logistic import calibration_error
+from atomlora.runtime.evidence import evidence
 
 sets, rivals, scale = beside("router_sets"), beside("router_rivals"), beside("router_scale")
 Ranked, TOP = rivals.Ranked, rivals.TOP
@@ -55,8 +57,9 @@ class Routed:
 
     passages = False
 
-    def __init__(self, found: Any, inputs: Any, settings: RouterSettings) -> None:
+    def __init__(self, found: Any, inputs: Any, settings: RouterSettings, look: Any = None) -> None:
         self.name = "router" if settings.hops == 1 else f"router-{settings.hops}-hops"
+        self.name += "" if look is None else "-looks"
         texts = [text for _, text in found.keys]
         positions = np.array([position for position, _ in found.keys], np.int32)
         questions = {text for atom in found.atoms for text in (question.text for question in atom.questions)}
@@ -72,10 +75,20 @@ class Routed:
             alpha=ALPHA,
             **how,
         )
-        open_settings = settings.model_copy(update={"top_k": TOP, "abstain": False, "min_weight": LEAST_WEIGHT})
+        self.threshold = calibration.threshold
+        never = calibration.model_copy(update={"threshold": 0.0})
+        open_settings = settings.model_copy(update={"top_k": TOP, "min_weight": LEAST_WEIGHT})
         ids = [atom.id for atom in found.atoms]
         self.router = Router(
-            inputs.embedder, found.embeddings, positions, ids, texts, calibration, open_settings, **how
+            inputs.embedder,
+            found.embeddings,
+            positions,
+            ids,
+            texts,
+            never,
+            open_settings,
+            evidence=look,
+            **how,
         )
         self._number = {atom_id: number for number, atom_id in enumerate(ids)}
 
@@ -92,8 +105,8 @@ class Routed:
         return int(self.router.scorer.embeddings.nbytes + (late.states.nbytes if late is not None else 0))
 
 
-def contenders(found: Any, inputs: Any) -> list[Any]:
-    """The router and its rivals over one set."""
+def contenders(found: Any, inputs: Any, look: Any) -> list[Any]:
+    """The router, with a second look where it has evidence to `look` at, and its rivals over one set."""
     embedder = inputs.embedder
     positions = np.array([position for position, _ in found.keys])
     own = [np.flatnonzero(positions == number) for number in range(len(found.atoms))]
@@ -101,6 +114,7 @@ def contenders(found: Any, inputs: Any) -> list[Any]:
     passages = sets.embedded(found.passages, inputs, found.name)
     return [
         Routed(found, inputs, RouterSettings()),
+        *([] if look is None else [Routed(found, inputs, RouterSettings(), look)]),
         Routed(found, inputs, RouterSettings(hops=2)),
         rivals.FlatCosine("minilm-passages", embedder, passages, np.arange(len(passages)), True),
         rivals.FlatCosine("minilm-keys", embedder, found.embeddings, positions, False),
@@ -109,11 +123,11 @@ def contenders(found: Any, inputs: Any) -> list[Any]:
     ]
 
 
-def measure(found: Any, foreign: Sequence[str], inputs: Any) -> dict[str, Any]:
+def measure(found: Any, foreign: Sequence[str], inputs: Any, look: Any) -> dict[str, Any]:
     """Every contender's figures on one set."""
     many = min(len(found.asked), len(foreign)) if foreign else 0
     foreign = list(foreign)[:many]
-    systems, rows = contenders(found, inputs), []
+    systems, rows = contenders(found, inputs, look), []
     for number, (contender, (ranked, times)) in enumerate(zip(systems, in_turns(systems, found.asked), strict=True)):
         tell(f"{found.name}: {contender.name} ({number + 1}/{len(systems)})")
         row = {"system": contender.name, "unit": "passage" if contender.passages else "atom"}
@@ -174,7 +188,7 @@ def recalls(found: Any, contender: Any, ranked: Sequence[Any]) -> dict[str, Any]
 def refusing(contender: Any, inside: np.ndarray, outside: np.ndarray) -> dict[str, float]:
     """Refusing on the half and half mix."""
     if isinstance(contender, Routed):
-        threshold = contender.router.calibration.threshold
+        threshold = contender.threshold
     else:
         general = np.array([contender.rank(question).sure for question in GENERAL_QUESTIONS])
         threshold = rivals.stopping_threshold(general, ALPHA)
@@ -195,6 +209,12 @@ def tell(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def evidence_of_base() -> Any:
+    """What the embedded base says of questions and texts, for the router's second look."""
+    base = load_base(EMBEDDED_BASE, "cpu")
+    return lambda questions, texts: evidence(base, questions, texts)
+
+
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Both parts."""
     torch.set_num_threads(1)
@@ -208,7 +228,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     if "quality" in arguments.parts:
         data = arguments.data
         foreign = {one.name: sets.foreign_questions(data, found, one.name) if data else [] for one in found}
-        result["quality"] = [measure(one, foreign[one.name], inputs) for one in found]
+        look = evidence_of_base() if arguments.second_look else None
+        result["quality"] = [measure(one, foreign[one.name], inputs, look) for one in found]
     if "scale" in arguments.parts:
         real, asked = sets.real_keys(found, inputs)
         result["scale"] = scale.measure_scale(real, asked, arguments)
@@ -252,6 +273,7 @@ def main() -> None:
     parser.add_argument("--store", type=Path, help="a store of the sample corpus, for the set sample")
     parser.add_argument("--work", type=Path, default=cache_folder() / "bench-router", help="where vectors are kept")
     parser.add_argument("--limit", type=int, default=300, help="questions of a set, evenly spread")
+    parser.add_argument("--second-look", action="store_true", help="the router with the embedded base's evidence too")
     parser.add_argument("--written", type=int, default=2, help="passages of each SQuAD title that get questions")
     parser.add_argument("--sizes", default="1000,10000,100000,1000000", help="numbers of keys of the scale part")
     parser.add_argument("--kinds", default=",".join(scale.KINDS), help="of index, for the scale part")

@@ -17,6 +17,7 @@ from atomlora.router.hops import Found, follow
 from atomlora.router.late import open_late
 from atomlora.router.rerank import Reranker
 from atomlora.router.scores import Candidates, Scorer, World
+from atomlora.router.second_look import READ, Evidence, joined, unsure
 from atomlora.router.settings import RouterSettings
 
 # Filters whose masks are kept: a tenant asks more than once
@@ -52,8 +53,9 @@ class Router:
     texts; `cache` is a file for the FAISS index. `documents`, one per atom ("title. headings. text"), turn late
     interaction on where the embedder gives token states and the calibration, if any, was fitted with it;
     `token_cache` is a file for their states. `attributes`, one per atom, are what filters go by (default:
-    everybody's, of no source, date or label). Raises StoreError when these do not fit together or not to the
-    embedder.
+    everybody's, of no source, date or label). `evidence`, a language model's, decides where the scores leave open
+    whether to abstain (see `atomlora.router.second_look`; default: the scores decide). Raises StoreError when these do
+    not fit together or not to the embedder.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Router:
         documents: Sequence[str] | None = None,
         token_cache: Path | None = None,
         attributes: Sequence[AtomAttributes] | None = None,
+        evidence: Evidence | None = None,
     ) -> None:
         if len(embeddings) and embeddings.shape[1:] != (embedder.dimension,):
             raise StoreError(
@@ -89,6 +92,7 @@ class Router:
         if self.attributes.atoms != len(self.atom_ids):
             raise StoreError(f"attributes of {self.attributes.atoms} atoms do not fit {len(self.atom_ids)} atoms")
         self._documents = documents
+        self._evidence = evidence
         self._reranker = Reranker(self.settings.reranker) if self.settings.reranker else None
         self._worlds = lru_cache(WORLDS_KEPT)(self._make_world)
 
@@ -113,9 +117,10 @@ class Router:
         stripped = [question.strip() for question in questions]
         world = self._world(where)
         scored = self._scored(stripped, world)
+        confidences = self._confidences(stripped, scored)
         return [
-            self._route(question, candidates, limit, world)
-            for question, candidates in zip(questions, scored, strict=True)
+            self._route(question, candidates, confidence, limit, world)
+            for question, candidates, confidence in zip(questions, scored, confidences, strict=True)
         ]
 
     def count(self, where: RouteFilter | None = None) -> int:
@@ -138,8 +143,21 @@ class Router:
         visible, allowed = self.attributes.visible(where), self.attributes.allowed(where)
         return None if allowed is None else self.scorer.world(visible, allowed)
 
-    def _route(self, question: str, candidates: Candidates, limit: int, world: World | None) -> Route:
-        confidence = self.calibration.confidence(candidates)
+    def _confidences(self, questions: Sequence[str], scored: Sequence[Candidates]) -> list[float]:
+        """P(covered) of each question, by a second look where the first leaves it open and something hangs on it."""
+        found = [self.calibration.confidence(candidates) for candidates in scored]
+        if self._evidence is None or not self.settings.abstain:
+            return found
+        if open_ones := [number for number, confidence in enumerate(found) if unsure(confidence)]:
+            texts = [[self._document(int(atom)) for atom in scored[number].atoms[:READ]] for number in open_ones]
+            evidence = self._evidence([questions[number] for number in open_ones], texts)
+            for number, chance in zip(open_ones, joined([found[n] for n in open_ones], evidence), strict=True):
+                found[number] = float(chance)
+        return found
+
+    def _route(
+        self, question: str, candidates: Candidates, confidence: float, limit: int, world: World | None
+    ) -> Route:
         silent = self.settings.abstain and confidence < self.calibration.threshold
         if silent or not len(candidates.atoms):
             return Route(question=question, atoms=(), abstained=True, confidence=confidence)

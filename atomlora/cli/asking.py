@@ -11,7 +11,18 @@ from atomlora.cli import filters, options, render
 from atomlora.cli.batches import ask_file, stream_answer
 from atomlora.errors import UsageError
 
-OPENING = ("base", "device", "reader", "on_conflict", "interference", "off_topic", "steady", "version", "hops")
+OPENING = (
+    "base",
+    "device",
+    "reader",
+    "on_conflict",
+    "interference",
+    "off_topic",
+    "steady",
+    "version",
+    "hops",
+    "second_look",
+)
 
 
 @click.command()
@@ -33,6 +44,7 @@ OPENING = ("base", "device", "reader", "on_conflict", "interference", "off_topic
 @options.on_conflict_option
 @options.interference_option
 @options.off_topic_option
+@options.second_look_option
 @options.steady_option
 @options.hops_option
 @filters.filter_options
@@ -63,20 +75,20 @@ def ask(store: Path | str, question: str | None, batch: Path | None, stream: boo
 @click.argument("question")
 @options.top_k_option
 @options.hops_option
+@options.second_look_option
 @filters.filter_options
 @options.at_option
 @options.json_option
-def route(
-    store: Path | str, question: str, top_k: int, hops: int, version: str | None, as_json: bool, **chosen: Any
-) -> None:
+def route(store: Path | str, question: str, top_k: int, as_json: bool, **chosen: Any) -> None:
     """Show which atoms matter to a question.
 
-    QUESTION may be - to read it from standard input. Needs no base model.
+    QUESTION may be - to read it from standard input. Needs no base model, but for a second look.
     """
     from atomlora.asking import answer_atom
 
     asked, where = options.read_question(question), filters.take_filter(chosen)
-    with options.open_model(store, None, "auto", version=version, hops=hops) as model:
+    opening = {name: chosen[name] for name in ("version", "hops", "second_look")}
+    with options.open_model(store, None, "auto", **opening) as model:
         filters.note_if_nothing_passes(model, where)
         routed = model.route(asked, top_k, where)
         atoms = [answer_atom(atom, model.atoms, where) for atom in routed.atoms]

@@ -44,6 +44,7 @@ MODES = "none,text,full,atoms,both,extract"
 @click.option("--max-kl", type=click.FloatRange(min=0), help="Of --regression: most nats of KL per token.")
 @click.option("--predictions", type=click.Path(path_type=Path), help="Write every answer to this jsonl file.")
 @click.option("--record", is_flag=True, help="Keep the scores with the version; atomlora log shows how they moved.")
+@options.second_look_option
 @options.steady_option
 @filters.tenant_option
 @options.at_option
@@ -61,6 +62,7 @@ def eval_command(
     record: bool,
     version: str | None,
     steady: float,
+    second_look: bool,
     **how: Any,
 ) -> None:
     """Score answers to a file of questions, or with --regression what became of the base's own.
@@ -76,7 +78,8 @@ def eval_command(
     options.check_place("--predictions", how["predictions"])
     how["where"] = filters.take_filter(how)
     limits = check_options(regression, record, how)
-    with options.open_model(store, base, device, reader=reader, version=version, steady=steady) as model:
+    opening = {"reader": reader, "version": version, "steady": steady, "second_look": second_look}
+    with options.open_model(store, base, device, **opening) as model:
         if limits is not None:
             run_regression(model, golden, limits, as_json, **how)
             return

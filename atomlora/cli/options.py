@@ -149,6 +149,12 @@ off_topic_option = click.option(
     type=click.Choice(["base", "refuse"]),
     help="Who answers what the store does not cover.",
 )
+second_look_option = click.option(
+    "--second-look/--no-second-look",
+    default=True,
+    show_default=True,
+    help="Have the embedded base read the likeliest texts where scores leave open whether the store covers a question.",
+)
 steady_option = click.option(
     "--steady",
     default=STEADY,

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from atomlora.router import AtomAttributes, Calibration, Embedder, Place, RouteFilter, Router, RouterSettings
+    from atomlora.router.second_look import Evidence
     from atomlora.store import Store
 
 # In the store's cache folder: token states for late interaction, which compiling may make ahead
@@ -150,8 +151,10 @@ def open_router(
     atoms: Sequence[Atom],
     settings: RouterSettings | None = None,
     embedder: Embedder | None = None,
+    evidence: Evidence | None = None,
 ) -> Router:
-    """The router over a store's version (`atoms` in the catalogue's order), with its embedder loaded.
+    """The router over a store's version (`atoms` in the catalogue's order), with its embedder loaded; `evidence` is as
+    for `Router`.
 
     Raises BaseModelError when the embedder is not the one that made the keys, naming both; StoreError when
     the keys were made from other texts than `store_keys` gives.
@@ -179,4 +182,5 @@ def open_router(
         documents=store_documents(atoms),
         token_cache=token_cache,
         attributes=store_attributes(atoms),
+        evidence=evidence,
     )
