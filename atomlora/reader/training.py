@@ -16,14 +16,22 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from atomlora.atom import digest_json
-from atomlora.bases import load_base
+from atomlora.bases import Base, load_base
 from atomlora.errors import InputError, UsageError
 from atomlora.packing import Tree, pack_branches
 from atomlora.quantised import split_name
 from atomlora.questions.loading import base_shape
 from atomlora.reader.checkpoint import drop_checkpoint
 from atomlora.reader.examples import ReaderExample, by_text, load_examples
-from atomlora.reader.folder import RECIPE_FILE, FitsBase, ReaderRecipe, read_folder, require_fit, write_folder
+from atomlora.reader.folder import (
+    RECIPE_FILE,
+    FitsBase,
+    ReaderFolder,
+    ReaderRecipe,
+    read_folder,
+    require_fit,
+    write_folder,
+)
 from atomlora.reader.galore import require_galore, state_bytes
 from atomlora.reader.loop import AdaptProgress, Loop
 from atomlora.reader.methods import start_from, trained_adapter, trained_weights, wrap
@@ -86,15 +94,9 @@ def adapt(
     if not trees:
         raise InputError(f"{data}: every text is longer than {settings.max_tokens} tokens with its questions; cut them")
     torch.manual_seed(settings.seed)
-    wrapped = None if whole else wrap(loaded, settings)
-    if wrapped is not None and begun is not None:
-        require_fit(begun, loaded, "--start")
-        start_from(wrapped, settings, begun)
-    learning = (
-        trained_weights(loaded, settings, dtype == "bfloat16")
-        if wrapped is None
-        else trained_adapter(wrapped, settings)
-    )
+    wrapped = None if whole else _adapter(loaded, settings, begun)
+    mixed = dtype == "bfloat16"
+    learning = trained_weights(loaded, settings, mixed) if wrapped is None else trained_adapter(wrapped, settings)
     file = {"file": data.name, "sha256": hashlib.sha256(data.read_bytes()).hexdigest()}
     # How long to train may be changed when a run is resumed; what it trains may not.
     shaping = settings.model_dump(mode="json", exclude={"epochs", "steps", "minutes"})
@@ -125,6 +127,16 @@ def adapt(
         drop_checkpoint(out)
     count = sum(p.numel() for p in learning.parameters.values())
     return AdaptReport(reader=str(out), base=base, parameters=count, fingerprint=fingerprint, **trained)
+
+
+def _adapter(base: Base, settings: AdaptSettings, begun: ReaderFolder | None) -> Any:
+    """The base as a PEFT model with a new adapter, or with that of a reader."""
+    if begun is not None:
+        require_fit(begun, base, "--start")
+    wrapped = wrap(base, settings)
+    if begun is not None:
+        start_from(wrapped, settings, begun)
+    return wrapped
 
 
 def _versions(whole: bool) -> dict[str, str]:
