@@ -35,7 +35,7 @@ from atomlora.cli import options
 @click.option("--steps", type=int, help="Stop after that many steps, if that is earlier.")
 @click.option("--minutes", type=float, help="Stop after that many minutes, if that is earlier.")
 @click.option("--batch-tokens", type=int, help="Tokens of a step.  [default: 1536]")
-@click.option("--unanswerable", type=float, help="Share of questions that the text does not answer.  [default: 0.33]")
+@click.option("--unanswerable", type=float, help="Share of questions that the text does not answer.  [default: 0]")
 @click.option("--refusal", help="What is learnt as the answer to them.  [default: ?]")
 @click.option("--seed", type=int, help="Of the adapter's first weights and the order.  [default: 0]")
 @options.device_option

@@ -24,8 +24,8 @@ class AdaptSettings(Settings):
     `epochs` passes, `steps` or `minutes`, whichever ends first; the learning rate warms up over `warmup` steps and
     follows a cosine to the nearest end. `batch_tokens`: a step's tokens; texts of more than `max_tokens` with their
     questions are left out. `unanswerable`: share of questions that the text does not answer, filled up from other
-    texts' questions where the data has fewer (see `atomlora.reader.refusals`; a third, as in SQuAD 2.0's training set);
-    the reader is trained to say `refusal` to them.
+    texts' questions where the data has fewer (see `atomlora.reader.refusals`); the reader is trained to say `refusal`
+    to them.
     """
 
     method: Literal["lora", "rslora", "dora", "galore"] = "lora"
@@ -43,7 +43,7 @@ class AdaptSettings(Settings):
     batch_tokens: int = Field(1536, ge=64)
     max_tokens: int = Field(512, ge=32)
     warmup: int = Field(15, ge=1)
-    unanswerable: float = Field(0.33, ge=0, le=0.75)
+    unanswerable: float = Field(0.0, ge=0, le=0.75)
     refusal: str = Field("?", min_length=1)
     seed: int = 0
 

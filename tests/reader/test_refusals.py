@@ -11,7 +11,7 @@ from atomlora.bases import Base
 from atomlora.full_context import ask_documents
 from atomlora.reader.examples import ReaderExample, load_examples
 from atomlora.reader.folder import read_folder
-from atomlora.reader.mounted import Reader
+from atomlora.reader.mounted import REFUSES, Reader
 from atomlora.reader.refusals import refusal_step, with_refusals
 from atomlora.reader.training import adapt, pack_examples
 from atomlora.runtime.refusing import Refusing
@@ -137,7 +137,7 @@ def test_a_reader_says_that_a_text_does_not_answer(base, base_folder, tmp_path, 
     replies = list(Reader(base, folder).read([e["question"] for e in examples], [e["text"] for e in examples]))
     assert [reply.text for reply in replies] == ["Osk", "nine", UNANSWERED, UNANSWERED]
     assert [reply.unanswered for reply in replies] == [False, False, True, True]
-    assert all((reply.unanswerable > 0.5) is reply.unanswered for reply in replies)
+    assert all((reply.unanswerable >= REFUSES) is reply.unanswered for reply in replies)
 
 
 def test_a_reader_without_them_cannot_tell(base, base_folder, data, tmp_path, fast):
