@@ -3,11 +3,11 @@
 import json
 
 import pytest
+from tiny_store import FACTS
 
 from atomlora.answers import UNANSWERED
 from atomlora.bases import load_base
 from atomlora.errors import InputError
-from atomlora.reader.mounted import REFUSES
 
 QUESTION = "What was the tower built of?"
 FEW = ("--max-new-tokens", "4")
@@ -53,12 +53,16 @@ def test_a_reader_in_use(run, store, golden, reader):
     assert report["modes"]["text"]["stated"] is None
 
 
-def test_a_reader_that_refuses_says_so(run, store, golden, base_folder, tmp_path):
-    """Taught that nothing answers, it always refuses."""
+def test_a_reader_that_refuses_says_so(run, store, golden, base_folder, tmp_path, monkeypatch):
+    """Taught that nothing answers, it always refuses (with .64, which is as sure as this base can be)."""
+    monkeypatch.setattr("atomlora.reader.mounted.REFUSES", 0.5)
     path = tmp_path / "none.jsonl"
-    asked = ("What was the tower built of", "Who steers the ferry", "When does the ferry leave")
-    texts = ("The tower was built of slate", "Osk steers the ferry", "Plums grow")
-    lines = [{"text": text, "question": question, "answer": None} for text in texts for question in asked]
+    texts, questions = [fact[1] for fact in FACTS], [fact[2] for fact in FACTS]
+    lines = [
+        {"statements": said, "question": question, "answer": None}
+        for question in questions
+        for said in (*([text] for text in texts), *([text, *texts] for text in texts))
+    ]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     run("adapt", path, "-o", tmp_path / "none", "--base", base_folder, "--device", "cpu", *QUICK)
     how = ("--reader", tmp_path / "none", *FEW)
@@ -67,7 +71,7 @@ def test_a_reader_that_refuses_says_so(run, store, golden, base_folder, tmp_path
     assert shown[1].startswith("  unanswered: the reader sees no answer in what was found (probability ")
     answer = json.loads(run("ask", store, QUESTION, "--mode", "text", "--json", *how).stdout)
     assert (answer["text"], answer["unanswered"], answer["abstained"]) == (UNANSWERED, True, False)
-    assert REFUSES <= answer["unanswerable"] <= 1
+    assert 0.5 <= answer["unanswerable"] <= 1
     report = json.loads(run("eval", store, golden, "--modes", "none,text,full", "--json", *how).stdout)
     assert {mode: row["unanswered"] for mode, row in report["modes"].items()} == {"none": 0, "text": 1, "full": 1}
 
