@@ -19,11 +19,11 @@ class Refusing:
         self.step, self.token, self.limit = step, token, limit
         self._chance: torch.Tensor | None = None
         self.refused: torch.Tensor | None = None
-        self._at = 0
+        self._at = self._rows = 0
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """`scores` (B, V) logits, with the refusal barred at its step."""
-        at, self._at = self._at, self._at + 1
+        at, self._at, self._rows = self._at, self._at + 1, len(scores)
         if at != self.step:
             return scores
         self._chance = scores.float().softmax(dim=-1)[:, self.token]
@@ -33,9 +33,10 @@ class Refusing:
         return barred
 
     def heard(self) -> list[tuple[float, bool]]:
-        """Of each row the probability of the refusal, and whether it was refused, after decoding."""
+        """Of each row the probability of the refusal, and whether it was refused, after decoding; none of a batch whose
+        answers all ended before the step."""
         if self._chance is None or self.refused is None:
-            raise RuntimeError("nothing was decoded")
+            return [(0.0, False)] * self._rows
         return list(zip(self._chance.tolist(), self.refused.tolist(), strict=True))
 
 

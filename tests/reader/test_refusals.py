@@ -90,6 +90,7 @@ def test_refusing_bars_its_token_and_tells_its_probability():
     refusing = Refusing(1, 2, 0.5)
     first = torch.tensor([[0.0, 0.0, 9.0], [0.0, 0.0, 9.0]])
     assert refusing(torch.zeros(2, 4), first) is first  # its step comes later
+    assert refusing.heard() == [(0.0, False)] * 2
     scores = torch.tensor([[0.0, 0.0, 9.0], [9.0, 0.0, 0.0]])
     barred = refusing(torch.zeros(2, 5), scores)
     assert barred[:, 2].isinf().all()
