@@ -50,7 +50,7 @@ fuzz: $(READY)  ## atheris on everything that reads bytes from outside, SECONDS 
 	done
 
 gpu: $(READY)  ## on a machine with a CUDA device: the tests that need it, then the kernels against their rivals
-	$(BIN)/pytest -m gpu -rs tests/kernels
+	$(BIN)/pytest -m gpu -rs tests/kernels tests/runtime
 	mkdir -p bench/results
 	$(BIN)/python bench/kernels.py --device cuda --json --plot bench/results/kernels-cuda.png > bench/results/kernels-cuda.json
 

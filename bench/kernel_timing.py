@@ -15,6 +15,7 @@ import torch
 
 COMPOSITIONS = 64
 TURN_SECONDS = 0.02
+STREAM_BYTES = 1 << 29
 
 
 def pin_to_one_core() -> int | None:
@@ -57,6 +58,16 @@ def interleaved(calls: dict[str, Any], rounds: int, device: str) -> dict[str, li
     return times
 
 
+def captured(call: Callable[[int], Any]) -> Callable[[int], Any]:
+    """The call as a CUDA graph of composition 0."""
+    call(0)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call(0)
+    return lambda _: graph.replay()
+
+
 @numba.njit(fastmath=True)  # type: ignore[untyped-decorator]
 def _total(values: Any) -> Any:
     total = np.float32(0)
@@ -65,25 +76,30 @@ def _total(values: Any) -> Any:
     return total
 
 
-def machine_limits(device: str) -> dict[str, float]:
-    """Reading bandwidth (GB/s, 512 MiB in huge pages where the system has them) and GEMM rate (GFLOP/s; float32 of
-    1024 cubed on the CPU, bfloat16 of 8192 cubed on CUDA)."""
+def reading(size: int, device: str) -> Callable[[int], Any]:
+    """A call that reads `size` bytes (a multiple of 4) once, in huge pages where the system has them."""
     if device == "cpu":
-        values = np.ones(1 << 27, np.float32)
-        square = torch.randn(1024, 1024)
-        reading: Any = lambda _: _total(values)  # noqa: E731
-    else:
-        field = torch.ones(1 << 27, device=device)
-        square = torch.randn(8192, 8192, device=device, dtype=torch.bfloat16)
-        reading = lambda _: field.sum()  # noqa: E731
-    for call in (reading, lambda _: square @ square):
-        call(0)
-    reads = [seconds(reading, [0], device) for _ in range(7)]
-    products = [seconds(lambda _: square @ square, [0], device) for _ in range(7)]
-    return {
-        "stream_read_gb_per_s": round((1 << 29) / statistics.median(reads) / 1e9, 2),
-        "gemm_gflop_per_s": round(2 * square.shape[0] ** 3 / statistics.median(products) / 1e9, 1),
-    }
+        values = np.ones(size // 4, np.float32)
+        return lambda _: _total(values)
+    field = torch.ones(size // 4, device=device)
+    return lambda _: field.sum()
+
+
+def machine_limits(device: str) -> dict[str, float]:
+    """Reading bandwidth (GB/s: of STREAM_BYTES, and of 32 MiB over and over, which the last cache may hold) and GEMM
+    rate (GFLOP/s; float32 of 1024 cubed on the CPU, bfloat16 of 8192 cubed on CUDA)."""
+    limits = {}
+    for name, size in (("stream_read_gb_per_s", STREAM_BYTES), ("cached_read_gb_per_s", 1 << 25)):
+        limits[name] = round(size / _median_of_seven(reading(size, device), device) / 1e9, 2)
+    width, dtype = (1024, torch.float32) if device == "cpu" else (8192, torch.bfloat16)
+    square = torch.randn(width, width, device=device, dtype=dtype)
+    product = _median_of_seven(lambda _: square @ square, device)
+    return {**limits, "gemm_gflop_per_s": round(2 * width**3 / product / 1e9, 1)}
+
+
+def _median_of_seven(call: Callable[[int], Any], device: str) -> float:
+    call(0)
+    return statistics.median(seconds(call, [0], device) for _ in range(7))
 
 
 def processor() -> str:

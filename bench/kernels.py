@@ -6,8 +6,9 @@ The contenders (bench/kernel_rivals.py) run on the same adapters, slots, weights
 definition before timing. They take turns within each round, so that a busy moment of the machine strikes all; each
 call uses the next of 64 compositions, so that factors come from the pool and not from the nearest cache. On the CPU
 one pinned thread's own time is taken, which other processes lengthen less than the clock on the wall; on CUDA events.
-Stream bandwidth (reading) and GEMM rate of the same run stand beside the figures, as does the time of loading an
-adapter into a slot pool.
+Reading bandwidth and GEMM rate of the same run stand beside the figures, as do a `bound` (the adapters' bytes read once
+at the faster of the two measured rates: no kernel takes less) and the time of loading an adapter into a slot pool. The
+rows `gated` are of a gated MLP's first half (bench/kernel_gated.py).
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from beside import beside
 
 from atomlora.kernels import AdapterPool, FactorPool, available_backends, sum_delta, warm_up
 
-rivals, timing = beside("kernel_rivals"), beside("kernel_timing")
+gated, rivals, timing = beside("kernel_gated"), beside("kernel_rivals"), beside("kernel_timing")
 
 # d_in and d_out of an MLP's gate; `square` stands for any base and for earlier figures.
 SHAPES = {
@@ -47,6 +48,7 @@ DEFAULTS = {
 }
 FULL = {"shapes": ",".join(SHAPES), "rows": "1,16,64,256", "k": "1,8,16", "unique": "8,64,512,distinct"}
 OURS = "sum_delta bfloat16"
+STREAM = "stream"
 
 
 def make_case(shape: str, adapters: tuple[Any, Any], unique: str, rows: int, k: int, device: str) -> Any:
@@ -69,12 +71,17 @@ def make_case(shape: str, adapters: tuple[Any, Any], unique: str, rows: int, k: 
     return rivals.Case(factors, pools, x, torch.from_numpy(slots).to(device), weights)
 
 
-def measure_case(case: Any, about: dict[str, Any], rounds: int, stream: float, device: str) -> list[dict[str, Any]]:
+def measure_case(
+    case: Any, about: dict[str, Any], rounds: int, limits: dict[str, float], device: str
+) -> list[dict[str, Any]]:
     d_in, d_out = case.factors.A.shape[2], case.factors.Bt.shape[2]
     calls = rivals.contenders(case)
     if device != "cpu":
-        calls["sum_delta bfloat16, graph"] = captured(calls[OURS])
-    times = timing.interleaved(calls, rounds, device)
+        calls["sum_delta bfloat16, graph"] = timing.captured(calls[OURS])
+    # The stream takes turns too: what a busy machine takes from a kernel it takes from its measure.
+    times = timing.interleaved({**calls, STREAM: timing.reading(timing.STREAM_BYTES, device)}, rounds, device)
+    rates = [timing.STREAM_BYTES / us / 1e3 for us in times.pop(STREAM)]
+    fastest = max(statistics.median(rates), limits["cached_read_gb_per_s"])
     figures = []
     for name, values in times.items():
         low, median, high = statistics.quantiles(values, n=4)
@@ -88,10 +95,12 @@ def measure_case(case: Any, about: dict[str, Any], rounds: int, stream: float, d
         row["times_ours"] = round(statistics.median(a / b for a, b in zip(values, times[OURS], strict=True)), 2)
         if name.startswith("sum_delta"):
             item = 1 if "int8" in name else 2 if "bfloat16" in name else 4
-            row["factor_gb_per_s"] = round(
-                case.slots[0].numel() * rivals.RANK * (d_in + d_out) * item / median / 1e3, 2
-            )
-            row["share_of_stream"] = round(row["factor_gb_per_s"] / stream, 2)
+            size = case.slots[0].numel() * rivals.RANK * (d_in + d_out) * item
+            row["factor_gb_per_s"] = round(size / median / 1e3, 2)
+            shares = [size / us / 1e3 / rate for us, rate in zip(values, rates, strict=True)]
+            row["share_of_stream"] = round(statistics.median(shares), 2)
+            distinct = case.slots[0].unique().numel() / case.slots[0].numel()
+            row["bound_us"] = round(distinct * size / fastest / 1e3, 1)
         figures.append(row)
     made, used, ours = (statistics.median(times[n]) for n in ("concat, making it", "concat made before, bmm", OURS))
     for row in figures:
@@ -99,16 +108,6 @@ def measure_case(case: Any, about: dict[str, Any], rounds: int, stream: float, d
             # Calls with the same composition after which concatenating it was worth its cost.
             row["break_even_calls"] = round(made / (ours - used), 1) if used < ours else None
     return figures
-
-
-def captured(call: Any) -> Any:
-    """The call as a CUDA graph of composition 0."""
-    call(0)
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        call(0)
-    return lambda _: graph.replay()
 
 
 def pool_loads(device: str) -> dict[str, float]:
@@ -153,6 +152,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     figures: list[dict[str, Any]] = []
     for shape in options.shapes.split(","):
         adapters = rivals.make_pools(*SHAPES[shape], max(2048, max(rows) * max(ks)), device, 0)
+        pair = gated.make_pools(adapters[0], device)
         for unique in options.unique.split(","):
             for count in rows:
                 for k in ks:
@@ -160,9 +160,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                         continue
                     about = {"shape": shape, "rows": count, "k": k, "rank": rivals.RANK, "unique": unique}
                     case = make_case(shape, adapters, unique, count, k, device)
-                    figures += measure_case(case, about, options.rounds, before["stream_read_gb_per_s"], device)
+                    figures += measure_case(case, about, options.rounds, before, device)
+                    figures += gated.measure(pair, case, about, options.rounds, device)
                     print(f"{shape} {about}", file=sys.stderr)
-        del adapters
+        del adapters, pair
     machine = {"processor": timing.processor(), "cores": os.cpu_count(), "pinned_to_core": core, "device": device}
     if device != "cpu":
         machine["gpu"] = torch.cuda.get_device_name()
@@ -186,7 +187,9 @@ def print_table(result: dict[str, Any]) -> None:
     print(json.dumps({key: value for key, value in result.items() if key != "rows"}))
     for row in result["rows"]:
         low, high = row["quartiles_us"]
-        share = f"{row['share_of_stream']:.2f} of stream" if "share_of_stream" in row else ""
+        share = ""
+        if "share_of_stream" in row:
+            share = f"{row['share_of_stream']:.2f} of stream, bound {row['bound_us']:.1f} µs"
         print(
             f"{row['shape']:>13} {row['rows']:>4} rows k {row['k']:>2} {row['unique']:>8}  {row['contender']:<26} "
             f"{row['median_us']:>9.1f} µs {f'{low:.1f} to {high:.1f}':>20} {row['times_ours']:>8.2f} × {share}"

@@ -8,14 +8,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from atomlora.kernels.dispatch import available_backends, sum_delta, sum_delta_many, use_backend, warm_up
+    from atomlora.kernels.dispatch import (
+        available_backends,
+        sum_delta,
+        sum_delta_gated,
+        sum_delta_many,
+        use_backend,
+        warm_up,
+    )
     from atomlora.kernels.grouped import Frozen, grouped_delta
     from atomlora.kernels.pools import AdapterPool, PoolStats
+    from atomlora.kernels.reference import Activation
     from atomlora.kernels.slabs import FactorPool
 
 _HOMES = {
+    "Activation": "reference",
     "available_backends": "dispatch",
     "sum_delta": "dispatch",
+    "sum_delta_gated": "dispatch",
     "sum_delta_many": "dispatch",
     "use_backend": "dispatch",
     "warm_up": "dispatch",
@@ -27,6 +37,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Activation",
     "AdapterPool",
     "FactorPool",
     "Frozen",
@@ -34,6 +45,7 @@ __all__ = [
     "available_backends",
     "grouped_delta",
     "sum_delta",
+    "sum_delta_gated",
     "sum_delta_many",
     "use_backend",
     "warm_up",

@@ -1,4 +1,4 @@
-# mypy: disable-error-code="attr-defined"
+# mypy: disable-error-code="attr-defined,no-untyped-call"
 """The `numba` backend: `sum_delta` on CPU tensors.
 
 At decode a call is a few microseconds of arithmetic, so nothing here is a tensor operation on the usual path:
@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import importlib
 import os
-import threading
+from collections.abc import Callable
+from typing import Any
 
 import numba
 import numpy as np
 import torch
+from numba import types
 
-from atomlora.kernels import numba_loops
-from atomlora.kernels.reference import check_shapes
+from atomlora.kernels import numba_gated, numba_loops
+from atomlora.kernels.reference import Activation, check_shapes
 from atomlora.kernels.slabs import FactorPool
 
 # Multiply-adds below which a parallel region costs more than it saves: a barrier takes 5 to 50 microseconds,
@@ -27,7 +29,6 @@ _PARALLEL_WORK = 1 << 20
 _KINDS = {torch.float32: np.float32(0), torch.bfloat16: np.uint16(0), torch.int8: np.int8(0)}
 _float32, _int32 = torch.float32, torch.int32
 _may_split: bool | None = None
-_first_call = threading.Lock()
 
 
 def run(
@@ -43,39 +44,17 @@ def run(
     Raises ValueError for shapes that do not fit together and IndexError for a slot outside the pool or a row
     outside x.
     """
-    A, Bt, scaling = pool
-    plan = getattr(A, "_numba_plan", None)
-    if plan is None or not plan.still_holds(Bt, scaling, A.data_ptr()):
-        check_shapes(x, pool, slots, weights, out, rows)
-        reason = _pool_refusal(pool)
-        if reason is not None:
-            return reason
-        plan = A._numba_plan = _Plan(pool)
-    reason = _refusal(x, pool, weights, out)
-    if reason is not None:
-        return reason
-    _, _, d_in, d_out, _, _ = sizes = plan.sizes
-    size, rank = plan.size, plan.rank
-    count, k = shape = slots.shape if slots.dim() == 2 else (-1, -1)
-    places = len(x)
-    if (
-        (count != places and rows is None)
-        or x.shape != (places, d_in)
-        or weights.shape != shape
-        or out.shape != (places, d_out)
-    ):
-        check_shapes(x, pool, slots, weights, out, rows)
-    rows_at = 0
-    if rows is not None:
-        check_shapes(x, pool, slots, weights, out, rows)
-        rows = rows.to(torch.int64).contiguous()
-        rows_at = rows.data_ptr()
+    found = _planned(x, pool, slots, weights, out, rows)
+    if isinstance(found, str):
+        return found
+    plan, ((places, d_in), (count, k), _, (_, d_out)) = found
     if count == 0 or k == 0:
         return None
-    if slots.dtype is not _int32 or not slots.is_contiguous():
-        slots = slots.to(_int32).contiguous()
-    if weights.dtype is not _float32 or not weights.is_contiguous():
-        weights = weights.to(_float32).contiguous()
+    rows_at = 0
+    if rows is not None:
+        rows = rows.to(torch.int64).contiguous()
+        rows_at = rows.data_ptr()
+    slots, weights = _tables(slots, weights)
     dx, step = x.stride()
     if step != 1:
         x = x.contiguous()
@@ -85,37 +64,117 @@ def run(
     if step != 1:
         target = out.contiguous()
         dy = d_out
-    loops, threads = numba_loops.serial, 1
-    if count * k * rank * (d_in + d_out) >= _PARALLEL_WORK:
+    loops, threads = plan.serial, 1
+    if count * k * plan.rank * (d_in + d_out) >= _PARALLEL_WORK:
         threads = _threads()
         if threads > 1:
             loops = numba_loops.parallel
-    fault = loops(
-        plan.kind, (x.data_ptr(), dx, target.data_ptr(), dy, rows_at), places, *plan.addresses, sizes,
-        size, rank, slots.data_ptr(), weights.data_ptr(), count, k, threads,
+    bad = loops(
+        plan.kind, (x.data_ptr(), dx, target.data_ptr(), dy, rows_at), places, *plan.addresses, plan.sizes,
+        plan.size, plan.rank, slots.data_ptr(), weights.data_ptr(), count, k, threads,
     )  # fmt: skip
-    if fault != -1:
-        if fault == -2:
-            raise IndexError(f"rows name a row outside x, which has {places}")
-        raise IndexError(f"slots[{fault // k}, {fault % k}] lies outside the pool, which has {size} slots")
+    if bad == -2:
+        raise IndexError(f"rows name a row outside x, which has {places}")
+    if bad != -1:
+        raise IndexError(f"slots[{bad // k}, {bad % k}] lies outside the pool, which has {plan.size} slots")
     if target is not out:
         out.copy_(target)
     return None
 
 
+def run_gated(
+    x: torch.Tensor,
+    pools: tuple[FactorPool, FactorPool],
+    slots: torch.Tensor,
+    weights: torch.Tensor,
+    gate: torch.Tensor,
+    up: torch.Tensor,
+    activation: Activation,
+) -> str | None:
+    """Do `sum_delta_gated` (contract in `dispatch`) and return None, or touch nothing and return why not.
+
+    Raises what `run` raises."""
+    first = _planned(x, pools[0], slots, weights, gate)
+    second = _planned(x, pools[1], slots, weights, up)
+    if isinstance(first, str) or isinstance(second, str):
+        return first if isinstance(first, str) else str(second)
+    of_gate, ((_, d_in), (count, k), _, (_, width)) = first
+    of_up = second[0]
+    if of_gate.alike != of_up.alike:
+        return "the pools of gate and up differ in storage, slots or rank"
+    if count == 0:
+        return None
+    targets = [out if out.stride(1) == 1 else out.contiguous() for out in (gate, up)]
+    x = x if x.stride(1) == 1 else x.contiguous()
+    ends = [(tensor.data_ptr(), tensor.stride(0)) for tensor in (x, *targets)]
+    where = (*ends[0], *ends[1], *ends[2])
+    gelu = int(activation == "gelu_tanh")
+    if 2 * count * k * of_gate.rank * (d_in + width) >= _PARALLEL_WORK and _threads() > 1:
+        run(x, pools[0], slots, weights, targets[0])
+        run(x, pools[1], slots, weights, targets[1])
+        numba_gated.activate(where, count, width, gelu)
+    else:
+        slots, weights = _tables(slots, weights)
+        bad = numba_gated.serial(
+            of_gate.kind, where, (*of_gate.addresses, *of_gate.sizes), (*of_up.addresses, *of_up.sizes),
+            of_gate.size, of_gate.rank, slots.data_ptr(), weights.data_ptr(), count, k, gelu,
+        )  # fmt: skip
+        if bad != -1:
+            raise IndexError(f"slots[{bad // k}, {bad % k}] lies outside the pools, which have {of_gate.size} slots")
+    if targets[0] is not gate:
+        gate.copy_(targets[0])
+    return None
+
+
 def warm_up(dtype: torch.dtype) -> None:
     """Compile the loops for pools of `dtype`, or load them from Numba's cache."""
-    A = torch.zeros((1, 1, 1), dtype=dtype)
-    none = torch.full((1, 1), -1, dtype=_int32)
-    ends, weights, scaling = torch.zeros(2, 1), torch.zeros(1, 1), torch.zeros(1)
-    threads = _threads()
-    with _first_call:
-        for loops in (numba_loops.serial, numba_loops.parallel)[: 1 + (threads > 1)]:
-            loops(
-                _KINDS[dtype], (ends[0].data_ptr(), 1, ends[1].data_ptr(), 1, 0), 1,
-                A.data_ptr(), A.data_ptr(), scaling.data_ptr(), (1, 1, 1, 1, 1, 1), 1, 1,
-                none.data_ptr(), weights.data_ptr(), 1, 1, threads,
-            )  # fmt: skip
+    for loops in (numba_loops.serial, numba_loops.parallel)[: 1 + (_threads() > 1)]:
+        _compiled(loops, _KINDS[dtype])
+
+
+def _compiled(loops: Any, kind: Any) -> Callable[..., int]:
+    """The machine code of an entry for factors of this kind: calling it saves Numba's look at every argument's type."""
+    whole = types.intp
+    ends, sizes = types.UniTuple(whole, 5), types.UniTuple(whole, 6)
+    made: Callable[..., int] = loops.compile((numba.typeof(kind), ends, *[whole] * 4, sizes, *[whole] * 7))
+    return made
+
+
+def _tables(slots: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Slots and weights as the loops read them."""
+    if slots.dtype is not _int32 or not slots.is_contiguous():
+        slots = slots.to(_int32).contiguous()
+    if weights.dtype is not _float32 or not weights.is_contiguous():
+        weights = weights.to(_float32).contiguous()
+    return slots, weights
+
+
+def _planned(
+    x: torch.Tensor,
+    pool: FactorPool,
+    slots: torch.Tensor,
+    weights: torch.Tensor,
+    out: torch.Tensor,
+    rows: torch.Tensor | None = None,
+) -> tuple[_Plan, tuple[torch.Size, ...]] | str:
+    """The plan of a pool, and the shapes of x, slots, weights and out, which fit; or why the call cannot run here."""
+    A, Bt, scaling = pool
+    plan: _Plan | None = getattr(A, "_numba_plan", None)
+    if plan is None or not plan.still_holds(Bt, scaling, A.data_ptr()):
+        check_shapes(x, pool, slots, weights, out, rows)
+        reason = _pool_refusal(pool)
+        if reason is not None:
+            return reason
+        plan = A._numba_plan = _Plan(pool)
+    reason = _refusal(x, pool, weights, out)
+    if reason is not None:
+        return reason
+    shapes = (x.shape, slots.shape, weights.shape, out.shape)
+    if rows is not None or shapes != plan.checked:
+        check_shapes(x, pool, slots, weights, out, rows)
+        if rows is None:
+            plan.checked = shapes
+    return plan, shapes
 
 
 class _Plan:
@@ -127,8 +186,11 @@ class _Plan:
         self.kind = _KINDS[A.dtype]
         self.addresses = (A.data_ptr(), Bt.data_ptr(), self.scaling.data_ptr())
         self.size, self.rank, d_in = A.shape
+        self.alike = (A.dtype, self.size, self.rank)
         scales = 1 if self.scaling.dim() == 1 else self.rank
         self.sizes = (A.stride(0), Bt.stride(0), d_in, Bt.shape[2], self.scaling.stride(0), scales)
+        self.serial = _compiled(numba_loops.serial, self.kind)
+        self.checked: tuple[torch.Size, ...] = ()  # shapes of x, slots, weights and out that were found to fit
 
     def still_holds(self, Bt: torch.Tensor, scaling: torch.Tensor, address: int) -> bool:
         """Whether the pool is the one that was planned for, at the same place."""

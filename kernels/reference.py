@@ -8,12 +8,17 @@ Every other backend is tested against this one and against a plain loop in float
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
+from torch.nn.functional import gelu, silu
 
 from atomlora.kernels.slabs import FactorPool
 
 # Gathered factors of one block of rows hold at most this many elements (64 MiB in float32).
 _BLOCK_ELEMENTS = 1 << 24
+
+Activation = Literal["silu", "gelu_tanh"]
 
 
 def delta(
@@ -81,6 +86,28 @@ def run(
         out.copy_(result)
     else:
         out.index_copy_(0, rows.long(), result)
+
+
+def run_gated(
+    x: torch.Tensor,
+    pools: tuple[FactorPool, FactorPool],
+    slots: torch.Tensor,
+    weights: torch.Tensor,
+    gate: torch.Tensor,
+    up: torch.Tensor,
+    activation: Activation,
+) -> None:
+    """`gate = act(gate + delta(x, …)) * (up + delta(x, …))` in place; contract in `dispatch.sum_delta_gated`.
+
+    Raises what `run` raises."""
+    for pool, out in zip(pools, (gate, up), strict=True):
+        check_shapes(x, pool, slots, weights, out, None)
+    if slots.is_cpu and slots.numel() and int(slots.max()) >= min(pool.A.shape[0] for pool in pools):
+        raise IndexError(f"slots name {int(slots.max())}, but the pools have {[pool.A.shape[0] for pool in pools]}")
+    changes = [delta(x, *pool, slots, weights) for pool in pools]
+    of_gate, of_up = (out.to(change.dtype) + change for out, change in zip((gate, up), changes, strict=True))
+    act = silu(of_gate) if activation == "silu" else gelu(of_gate, approximate="tanh")
+    gate.copy_(act * of_up)
 
 
 def check_shapes(

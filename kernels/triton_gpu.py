@@ -1,5 +1,6 @@
 # mypy: disable-error-code="import-untyped"
-"""The `triton` backend: `sum_delta` on CUDA tensors, in two launches however many targets share an input.
+"""The `triton` backend: `sum_delta` on CUDA tensors, in two launches however many targets share an input, and
+`sum_delta_gated` in two as well.
 
 Safe in a CUDA graph: the launches depend on shapes alone, the workspace comes from torch's allocator (which
 gives a capture memory of its own), and no configuration is tuned while a stream captures. Under
@@ -16,7 +17,7 @@ import torch
 import triton
 
 from atomlora.kernels import triton_loops, tuning
-from atomlora.kernels.reference import check_shapes
+from atomlora.kernels.reference import Activation, check_shapes
 from atomlora.kernels.slabs import FactorPool
 from atomlora.kernels.tuning import Config, Shape
 
@@ -54,8 +55,7 @@ def run_many(
     reason = _refusal(x, pools, outs, weights)
     if reason is not None or slots.numel() == 0:
         return reason
-    x = x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous()
-    targets = [out if out.stride(1) == 1 or out.shape[1] == 1 else out.contiguous() for out in outs]
+    x, targets = _rowwise(x), [_rowwise(out) for out in outs]
     call = Call(x, pools, slots.int().contiguous(), weights.float().contiguous(), targets, rows)
     call.launch(_configured(call))
     for out, target in zip(outs, targets, strict=True):
@@ -64,8 +64,37 @@ def run_many(
     return None
 
 
+def run_gated(
+    x: torch.Tensor,
+    pools: tuple[FactorPool, FactorPool],
+    slots: torch.Tensor,
+    weights: torch.Tensor,
+    gate: torch.Tensor,
+    up: torch.Tensor,
+    activation: Activation,
+) -> str | None:
+    """Do `sum_delta_gated` (contract in `dispatch`) and return None, or touch nothing and return why not."""
+    outs = (gate, up)
+    for pool, out in zip(pools, outs, strict=True):
+        check_shapes(x, pool, slots, weights, out, None)
+    reason = _refusal(x, pools, outs, weights)
+    if reason is not None or gate.numel() == 0:
+        return reason
+    if slots.shape[1] == 0:  # a launch of no rank rows is none, but the activation is still to do
+        slots, weights = slots.new_full((len(x), 1), -1), weights.new_zeros((len(x), 1))
+    x, targets = _rowwise(x), [_rowwise(out) for out in outs]
+    call = GatedCall(x, pools, slots.int().contiguous(), weights.float().contiguous(), targets, None)
+    call.gelu = activation == "gelu_tanh"
+    call.launch(_configured(call))
+    if targets[0] is not gate:
+        gate.copy_(targets[0])
+    return None
+
+
 class Call:
     """One call's arguments, ready to be launched with any configuration."""
+
+    kind = ""
 
     def __init__(
         self,
@@ -88,7 +117,7 @@ class Call:
             rank_rows=tuning.bucket(self.k * self.rank),
             d_in=self.d_in,
             d_out=tuple(out.shape[1] for out in outs),
-            dtypes=f"{x.dtype} {pools[0].A.dtype}".replace("torch.", ""),
+            dtypes=f"{x.dtype} {pools[0].A.dtype}{self.kind}".replace("torch.", ""),
         )
 
     def launch(self, config: Config) -> None:
@@ -132,11 +161,33 @@ class Call:
     def scratch(self) -> Call:
         """The same call with outputs of its own, to be timed."""
         outs = [out.clone() for out in self.outs]
-        return Call(self.x, self.pools, self.slots, self.weights, outs, self.rows if self.has_rows else None)
+        return type(self)(self.x, self.pools, self.slots, self.weights, outs, self.rows if self.has_rows else None)
 
     @staticmethod
     def _three(values: list[Any]) -> list[Any]:
         return [*values, *[values[0]] * (MOST_SLICES - len(values))]
+
+
+class GatedCall(Call):
+    """The same for gate and up of an MLP, whose expand goes through the activation and writes over gate."""
+
+    kind = " gated"  # tuned apart, for its expand does twice as much and more
+    gelu = False
+
+    def expand(self, config: Config, partial: torch.Tensor) -> None:
+        (gate, up), (of_gate, of_up) = self.outs, self.pools
+        grid = (self.count, -(-gate.shape[1] // config.expand_n))
+        triton_loops.expand_gated[grid](
+            gate, up, gate.stride(0), up.stride(0), of_gate.Bt, of_up.Bt, of_gate.Bt.stride(0), of_up.Bt.stride(0),
+            self.slots, self.weights, partial, self.count, self.k, self.size, gate.shape[1],
+            RANK=self.rank, SPLIT=config.split, GELU=self.gelu, BLOCK_M=config.expand_m, BLOCK_N=config.expand_n,
+            num_warps=config.expand_warps,
+        )  # fmt: skip
+
+
+def _rowwise(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor, or a copy whose rows are contiguous."""
+    return tensor if tensor.stride(1) == 1 or tensor.shape[1] == 1 else tensor.contiguous()
 
 
 _TYPES = {

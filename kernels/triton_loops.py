@@ -5,7 +5,8 @@ Two launches serve up to three targets that share their input x (`SLICES`, a gri
 
 - shrink: partial[slice, split, t, m] = gain[t, m] * A[m] . x[t] over one part of d_in. The k atoms of a row are one
   adapter of rank k * r, its rank rows m taken BLOCK_M at a time; weights and scaling are folded in here.
-- expand: y[t] += sum over m of (sum over splits of partial) * Bt[m], so y is read and written once.
+- expand: y[t] += sum over m of (sum over splits of partial) * Bt[m], so y is read and written once;
+- expand_gated in its place, for gate and up of an MLP: act(gate[t] + ...) * (up[t] + ...), written over gate.
 
 Every part of d_in has a place of its own in `partial`, so nothing is zeroed, nothing is atomic, and the same call
 gives the same bits. Grids depend on shapes alone and an empty slot is masked: a captured graph replays with other
@@ -142,10 +143,11 @@ def shrink(
 
 
 @triton.jit
-def _expand_row(
-    y, rows, y_step, Bt, bt_step, slots, weights, partial, t, n, d_out, count, k, size,
-    RANK: tl.constexpr, HAS_ROWS: tl.constexpr, SPLIT: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+def _change(
+    Bt, bt_step, slots, weights, partial, t, line, n, d_out, count, k, size,
+    RANK: tl.constexpr, SPLIT: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
+    """Row t's sum over rank rows at the columns n, and whether it has any; its partial sums stand in row `line`."""
     change = tl.zeros((BLOCK_N,), tl.float32)
     active = tl.zeros((1,), tl.int32)
     inside = n < d_out
@@ -155,13 +157,24 @@ def _expand_row(
         active = tl.maximum(active, tl.max(filled.to(tl.int32), axis=0))
         hidden = tl.zeros((BLOCK_M,), tl.float32)
         for part in tl.static_range(SPLIT):
-            at = partial + (part * count + t).to(tl.int64) * (k * RANK) + m
+            at = partial + (part * count + line).to(tl.int64) * (k * RANK) + m
             hidden += tl.load(at, mask=m < k * RANK, other=0.0)
         at = Bt + (slot * bt_step + i * d_out)[:, None] + n[None, :]
         b = tl.load(at, mask=filled[:, None] & inside[None, :], other=0.0).to(tl.float32)
         change += tl.sum(hidden[:, None] * b, axis=0)
+    return change, active
+
+
+@triton.jit
+def _expand_row(
+    y, rows, y_step, Bt, bt_step, slots, weights, partial, t, n, d_out, count, k, size,
+    RANK: tl.constexpr, HAS_ROWS: tl.constexpr, SPLIT: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    change, active = _change(
+        Bt, bt_step, slots, weights, partial, t, t, n, d_out, count, k, size, RANK, SPLIT, BLOCK_M, BLOCK_N
+    )
     y += _place(rows, t, HAS_ROWS) * y_step
-    mask = inside & (active > 0)
+    mask = (n < d_out) & (active > 0)
     before = tl.load(y + n, mask=mask, other=0.0).to(tl.float32)
     tl.store(y + n, (before + change).to(y.dtype.element_ty), mask=mask)
 
@@ -221,3 +234,30 @@ def expand(
                 y, rows, y_step, Bt, bt_step, slots, weights, partial, row, n, d_out, count, k, size,
                 RANK, HAS_ROWS, SPLIT, BLOCK_M, BLOCK_N,
             )  # fmt: skip
+
+
+@triton.jit
+def expand_gated(
+    gate, up, gate_step, up_step, Bt0, Bt1, bt_step0, bt_step1, slots, weights, partial, count, k, size, d_out,
+    RANK: tl.constexpr, SPLIT: tl.constexpr, GELU: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """Grid (rows, column tiles). Rows go one by one: it is for decoding, where they seldom have the same slots."""
+    t = tl.program_id(0)
+    n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    inside = n < d_out
+    gate += t.to(tl.int64) * gate_step
+    up += t.to(tl.int64) * up_step
+    # One after the other: side by side their tiles would not fit into registers.
+    of_gate, _active = _change(
+        Bt0, bt_step0, slots, weights, partial, t, t, n, d_out, count, k, size, RANK, SPLIT, BLOCK_M, BLOCK_N
+    )
+    of_gate += tl.load(gate + n, mask=inside, other=0.0).to(tl.float32)
+    of_up, _active = _change(
+        Bt1, bt_step1, slots, weights, partial, t, SPLIT * count + t, n, d_out, count, k, size,
+        RANK, SPLIT, BLOCK_M, BLOCK_N,
+    )  # fmt: skip
+    of_up += tl.load(up + n, mask=inside, other=0.0).to(tl.float32)
+    turn = of_gate
+    if GELU:  # tanh(u) is 2 * sigmoid(2 u) - 1
+        turn = 1.5957691216057308 * (of_gate + 0.044715 * of_gate * of_gate * of_gate)
+    tl.store(gate + n, (of_gate * tl.sigmoid(turn) * of_up).to(gate.dtype.element_ty), mask=inside)

@@ -78,7 +78,7 @@ def eval_command(
     options.check_place("--predictions", how["predictions"])
     how["where"] = filters.take_filter(how)
     limits = check_options(regression, record, how)
-    opening = {"reader": reader, "version": version, "steady": steady, "second_look": second_look}
+    opening: dict[str, Any] = {"reader": reader, "version": version, "steady": steady, "second_look": second_look}
     with options.open_model(store, base, device, **opening) as model:
         if limits is not None:
             run_regression(model, golden, limits, as_json, **how)

@@ -49,7 +49,11 @@ class Composition:
         starts = self.answer_start.tolist()
         object.__setattr__(self, "first_start", min(starts, default=0))
         object.__setattr__(self, "last_start", max(starts, default=0))
-        object.__setattr__(self, "mounted_rows", int((self.slots >= 0).any(dim=1).sum()))
+        object.__setattr__(self, "mounted_rows", int(self.mounted().sum()))
+
+    def mounted(self) -> torch.Tensor:
+        """Which rows have an atom that counts, (B,) bool on the device: all others are the bare base's, bit for bit."""
+        return ((self.slots >= 0) & (self.weights != 0)).any(dim=1)
 
     @property
     def rows(self) -> int:
@@ -123,7 +127,7 @@ def active_rows(
         return Active(None, slots, weights, batch)
     device = slots.device
     start = torch.zeros_like(request.answer_start) if everywhere else request.answer_start
-    mounted = (slots >= 0).any(dim=1)
+    mounted = request.mounted()
     columns = torch.arange(past, past + length, device=device)
     chosen = ((columns >= start[:, None]) & mounted[:, None]).repeat_interleave(factor, dim=0)
     if mask is not None and mask.ndim == 2 and mask.shape[0] == batch and mask.shape[1] >= past + length:

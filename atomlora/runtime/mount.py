@@ -1,18 +1,16 @@
 """Hooks that add the sum of atom deltas to a Hugging Face model's own linear layers.
 
-No module is replaced. A `Composition` comes in as the keyword `composition` of `model(...)` or
-`model.generate(...)` and is bound for the duration of one forward in a context variable: threads and nested
-calls do not see each other's.
+No module is replaced; on CUDA, where launches count, the forward of gated MLPs is wrapped too (see `gated`). A
+`Composition` comes in as the keyword `composition` of `model(...)` or `model.generate(...)` and is bound for the
+duration of one forward in a context variable: threads and nested calls do not see each other's.
 """
 
 from __future__ import annotations
 
-import copy
 import inspect
-from collections.abc import Callable, Sequence
-from contextvars import ContextVar
+from collections.abc import Callable, Iterator, Sequence
 from functools import update_wrapper
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -21,15 +19,12 @@ from atomlora.bases import blocks, linear_layers
 from atomlora.errors import BaseModelError, UsageError
 from atomlora.kernels import AdapterPool, FactorPool, sum_delta, warm_up
 from atomlora.runtime.composition import Active, Composition, Scope, active_rows
+from atomlora.runtime.forwards import Bound, WrappedForward, bound
+from atomlora.runtime.gated import GatedForward, gated_forward
 
-
-class _Bound(NamedTuple):
-    mount: Mount
-    active: Active | None
-
-
-# Of the forward that runs in this context, if it is composed.
-_bound: ContextVar[_Bound | None] = ContextVar("atomlora_bound_composition", default=None)
+# Where gated MLPs go by `sum_delta_gated`. On a CPU it saves two thousandths of a token (bench/RESULTS.md): not worth
+# more code to compile and modules to wrap, so there the hooks do everything.
+_GATED_ON = ("cuda",)
 
 
 def target_key(target: Target) -> str:
@@ -88,6 +83,7 @@ class Mount:
             warm_up(pool.dtype)  # here, so that no first answer waits for compiled code
         # Nothing is touched if a module is missing.
         modules = [resolve_target(model, target) for target in targets]
+        gated = list(self._gated_forwards(dict(zip(modules, targets, strict=True))))
         self._handles = [
             module.register_forward_hook(self._adapting_hook(pool.factors(target_key(target))))
             for module, target in zip(modules, targets, strict=True)
@@ -96,20 +92,25 @@ class Mount:
             model.forward = _ComposedForward(model)
         self._forward: _ComposedForward = model.forward
         self._forward.mounts.append(self)
+        self._gated: list[GatedForward] = []
+        for forward, factors in gated:
+            forward.module.forward = forward
+            forward.pools[self] = factors
+            self._gated.append(forward)
 
     def unmount(self) -> None:
         """Remove every hook; may be called twice."""
         for handle in self._handles:
             handle.remove()
-        self._handles = []
-        forward = self._forward
-        if self in forward.mounts:
-            forward.mounts.remove(self)
-        if not forward.mounts and self.model.forward is forward:
-            if forward.replaced is None:
-                del self.model.forward
-            else:
-                self.model.forward = forward.replaced
+        for forward in self._gated:
+            forward.pools.pop(self, None)
+            if not forward.pools:
+                forward.restore()
+        self._handles, self._gated = [], []
+        if self in self._forward.mounts:
+            self._forward.mounts.remove(self)
+        if not self._forward.mounts:
+            self._forward.restore()
 
     def __enter__(self) -> Mount:
         return self
@@ -129,16 +130,32 @@ class Mount:
             mask = None
         return active_rows(request, self.scope, int(tokens.shape[0]), int(tokens.shape[1]), past, mask)
 
+    def _gated_forwards(
+        self, adapted: dict[Any, Target]
+    ) -> Iterator[tuple[GatedForward, tuple[FactorPool, FactorPool]]]:
+        """Where that pays, the gated MLPs whose gate and up are both adapted, each with its factors."""
+        if self.pool.device.type not in _GATED_ON:
+            return
+        for layer in sorted({target.layer for target in adapted.values()}):
+            mlp = blocks(self.model)[layer].mlp
+            gate, up = (adapted.get(getattr(mlp, name, None)) for name in ("gate_proj", "up_proj"))
+            if gate is None or up is None or not hasattr(mlp, "down_proj"):
+                continue
+            trial = torch.linspace(-2, 2, gate.d_in, dtype=self.model.dtype, device=self.pool.device)[None]
+            forward = gated_forward(mlp, trial)
+            if forward is not None:
+                yield forward, (self.pool.factors(target_key(gate)), self.pool.factors(target_key(up)))
+
     def _adapting_hook(self, factors: FactorPool) -> Callable[..., Any]:
         d_in, d_out = factors.A.shape[2], factors.Bt.shape[2]
 
         def hook(_module: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor | None:
-            bound = _bound.get()
-            if bound is None or bound.active is None or bound.mount is not self:
+            here = bound.get()
+            if here is None or here.active is None or here.mount is not self:
                 return None
             if output.requires_grad:
                 raise UsageError("composed forwards give no gradients; run them under torch.no_grad()")
-            active = bound.active
+            active = here.active
             x = inputs[0].reshape(-1, d_in)
             flat = output.reshape(-1, d_out)  # a view: linear layers write contiguous outputs
             if flat.shape[0] != active.tokens:
@@ -152,7 +169,7 @@ class Mount:
         return hook
 
 
-class _ComposedForward:
+class _ComposedForward(WrappedForward):
     """A model's `forward` with the keyword `composition`, and the live list of the model's mounts.
 
     `forward` is wrapped, and not hooked, for two reasons: hooks that are always called are not called on
@@ -160,12 +177,10 @@ class _ComposedForward:
     """
 
     def __init__(self, model: Any) -> None:
-        inner = model.forward
-        update_wrapper(self, inner)
-        self.inner = inner
-        self.replaced = vars(model).get("forward")
+        super().__init__(model)
+        update_wrapper(self, self.inner)
         self.mounts: list[Mount] = []
-        self.plain = inspect.signature(inner)
+        self.plain = inspect.signature(self.inner)
         keyword = inspect.Parameter("composition", inspect.Parameter.KEYWORD_ONLY, default=None)
         parameters = list(self.plain.parameters.values())
         has_rest = bool(parameters) and parameters[-1].kind is inspect.Parameter.VAR_KEYWORD
@@ -173,22 +188,18 @@ class _ComposedForward:
         self.__signature__ = self.plain.replace(parameters=parameters)
 
     def __call__(self, *args: Any, composition: Composition | None = None, **kwargs: Any) -> Any:
-        if composition is None and _bound.get() is None:
+        if composition is None and bound.get() is None:
             return self.inner(*args, **kwargs)
-        bound = None
+        here = None
         if composition is not None:
             mount = _chosen(self.mounts, composition)
             given = self.plain.bind_partial(*args, **kwargs).arguments if args else kwargs
-            bound = _Bound(mount, mount.active(composition, given))
-        token = _bound.set(bound)
+            here = Bound(mount, mount.active(composition, given))
+        token = bound.set(here)
         try:
             return self.inner(*args, **kwargs)
         finally:
-            _bound.reset(token)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        # A copied model is bare: its forward must be that of the copy, and no mount's.
-        return copy.deepcopy(self.inner, memo)
+            bound.reset(token)
 
 
 def _chosen(mounts: list[Mount], request: Composition) -> Mount:

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from atomlora.kernels import AdapterPool, FactorPool, available_backends, sum_delta, sum_delta_many
+from atomlora.kernels import AdapterPool, FactorPool, available_backends, sum_delta, sum_delta_gated, sum_delta_many
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
-_spec = importlib.util.spec_from_file_location("sum_delta_cases", Path(__file__).with_name("test_sum_delta.py"))
-assert _spec is not None
-assert _spec.loader is not None
-cases = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(cases)
+
+def beside(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+cases, gated = beside("test_sum_delta"), beside("test_sum_delta_gated")
 
 
 def on_gpu(pool: FactorPool) -> FactorPool:
@@ -60,7 +67,22 @@ def test_ranks_and_dtypes(rank: int, ends: torch.dtype, count: int, popularity: 
     assert_near(x, pool, cases.make_slots(count, 4, popularity), weights)
 
 
-def test_a_graph_replays_with_other_atoms_and_other_counts_of_them() -> None:
+@pytest.mark.parametrize("activation", gated.ACTIVATIONS)
+@pytest.mark.parametrize("ends", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("dtype", cases.STORAGE, ids=str)
+@pytest.mark.parametrize(
+    ("count", "k", "rank"), [(0, 2, 4), (3, 0, 4), (1, 8, 4), (7, 1, 1), (33, 16, 16), (133, 8, 64)]
+)
+def test_gated(count: int, k: int, rank: int, dtype: torch.dtype, ends: torch.dtype, activation: str) -> None:
+    pools = gated.make_pools(rank, 576, 1536, dtype, mixed=rank == 16)
+    x = torch.randn((count, 576), generator=torch.Generator().manual_seed(1)).to(ends)
+    weights = torch.rand((count, k), generator=torch.Generator().manual_seed(2))
+    slots = cases.make_slots(count, k, "uniform")
+    gated.assert_formula(x, pools, slots, weights, activation, "triton", device="cuda")
+
+
+@pytest.mark.parametrize("way", ["many", "gated"])
+def test_a_graph_replays_with_other_atoms_and_other_counts_of_them(way: str) -> None:
     """Captured with one atom per row, replayed with none, with eight, and with a slot that was reloaded."""
     targets = [("gate", 576, 1536), ("up", 576, 1536)]
     pool = AdapterPool(targets, capacity=16, rank=4, device="cuda")
@@ -80,10 +102,15 @@ def test_a_graph_replays_with_other_atoms_and_other_counts_of_them() -> None:
     slots[:, 0], weights[:, 0] = loaded[0], 1.0
     factors = [pool.factors(key) for key, _, _ in targets]
 
-    def call() -> None:
-        for out in outs:
-            out.zero_()
-        sum_delta_many(x, factors, slots, weights, outs=outs, backend="triton")
+    bare = [torch.randn(7, 1536, device="cuda", dtype=torch.bfloat16) for _ in targets]
+
+    def call(backend: str = "triton") -> None:
+        for out, before in zip(outs, bare, strict=True):
+            out.copy_(before)
+        if way == "many":
+            sum_delta_many(x, factors, slots, weights, outs=outs, backend=backend)
+        else:
+            sum_delta_gated(x, tuple(factors), slots, weights, gate=outs[0], up=outs[1], backend=backend)
 
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
@@ -104,10 +131,10 @@ def test_a_graph_replays_with_other_atoms_and_other_counts_of_them() -> None:
         weights.copy_(torch.rand(7, 8))
         x.copy_(torch.randn(7, 576))
         graph.replay()
-        for pool_of, out in zip(factors, outs, strict=True):
-            expected = torch.zeros_like(out)
-            sum_delta(x, pool_of, slots, weights, out=expected, backend="reference")
-            torch.testing.assert_close(out.float(), expected.float(), rtol=2e-2, atol=2e-1)
+        found = [out.clone() for out in outs][: 2 if way == "many" else 1]
+        call("reference")
+        for one, out in zip(found, outs, strict=False):
+            torch.testing.assert_close(one.float(), out.float(), rtol=2e-2, atol=2e-1)
 
 
 def test_the_same_bits_each_time() -> None:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,8 +26,8 @@ def call() -> dict[str, object]:
 def test_auto_prefers_numba_on_cpu(call: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     monkeypatch.setattr(dispatch, "_loaded", {
-        "numba": lambda *_: asked.append("numba"),
-        "reference": lambda *_: asked.append("reference"),
+        "numba": SimpleNamespace(run=lambda *_: asked.append("numba")),
+        "reference": SimpleNamespace(run=lambda *_: asked.append("reference")),
     })  # fmt: skip
     sum_delta(**call, out=torch.zeros(1, 4))
     sum_delta(**call, out=torch.zeros(1, 4), backend="reference")
@@ -66,7 +67,7 @@ def test_a_named_backend_that_cannot_run_raises_and_touches_nothing(call: dict[s
 def test_numba_absent(
     call: dict[str, object], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def absent() -> dispatch.Run:
+    def absent() -> dispatch.Backend:
         raise ImportError("no numba here")
 
     monkeypatch.setattr(dispatch, "_loaded", {})
@@ -86,8 +87,8 @@ def test_numba_absent(
 def test_override(call: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     monkeypatch.setattr(dispatch, "_loaded", {
-        "numba": lambda *_: asked.append("numba"),
-        "reference": lambda *_: asked.append("reference"),
+        "numba": SimpleNamespace(run=lambda *_: asked.append("numba")),
+        "reference": SimpleNamespace(run=lambda *_: asked.append("reference")),
     })  # fmt: skip
     with use_backend("reference"):
         sum_delta(**call, out=torch.zeros(1, 4))

@@ -9,21 +9,28 @@ from __future__ import annotations
 import importlib.util
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from atomlora.kernels import sum_delta, sum_delta_many
+from atomlora.kernels import sum_delta, sum_delta_gated, sum_delta_many
 
 pytest.importorskip("triton")
 pytestmark = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="needs TRITON_INTERPRET=1")
 
+
 # The pools, slots and the loop in float64 of the other backends' tests; test folders are no packages.
-_spec = importlib.util.spec_from_file_location("sum_delta_cases", Path(__file__).with_name("test_sum_delta.py"))
-assert _spec is not None
-assert _spec.loader is not None
-cases = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(cases)
+def beside(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+cases, gated = beside("test_sum_delta"), beside("test_sum_delta_gated")
 
 
 @pytest.mark.parametrize(
@@ -93,6 +100,43 @@ def test_interpreted_targets_that_share_their_input() -> None:
         for pool, out in zip(some, outs, strict=True):
             expected = sum_delta(x, pool, slots, weights, out=torch.zeros_like(out), backend="reference")
             torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("activation", gated.ACTIVATIONS)
+@pytest.mark.parametrize(
+    ("count", "k", "rank", "popularity", "dtype"),
+    [
+        (0, 3, 4, "uniform", torch.bfloat16),
+        (5, 0, 4, "uniform", torch.bfloat16),
+        (1, 1, 1, "distinct", torch.float32),
+        (1, 16, 16, "uniform", torch.bfloat16),
+        (7, 8, 4, "skewed", torch.int8),
+        (3, 2, 64, "distinct", torch.float32),
+        (133, 2, 7, "identical", torch.int8),
+        (33, 1, 4, "zipf", torch.float32),
+    ],
+)
+def test_interpreted_gated_matches_the_formula(
+    count: int, k: int, rank: int, popularity: str, dtype: torch.dtype, activation: str
+) -> None:
+    pools = gated.make_pools(rank, 37, 53, dtype, mixed=rank == 16)
+    x = torch.randn((count, 37), generator=torch.Generator().manual_seed(1))
+    weights = torch.rand((count, k), generator=torch.Generator().manual_seed(2))
+    gated.assert_formula(x, pools, cases.make_slots(count, k, popularity), weights, activation, "triton")
+
+
+def test_interpreted_gated_in_bfloat16_and_in_strides() -> None:
+    pools = gated.make_pools(4, 37, 53, torch.bfloat16)
+    x = torch.randn((5, 37), generator=torch.Generator().manual_seed(1)).bfloat16()
+    slots, weights = cases.make_slots(5, 3, "uniform"), torch.rand(5, 3)
+    gated.assert_formula(x, pools, slots, weights, "silu", "triton")
+    slots[slots == 18] = -1
+    x, gate, up = torch.randn(37, 5).T, torch.randn(5, 106)[:, ::2], torch.randn(53, 5).T
+    wanted, _ = gated.formula(x, pools, slots, weights, gate, up, "silu")
+    for pool in pools:  # what no one mounts is not read
+        pool.A[18], pool.Bt[18], pool.scaling[18] = float("nan"), float("nan"), float("inf")
+    sum_delta_gated(x, pools, slots, weights, gate=gate, up=up, backend="triton")
+    torch.testing.assert_close(gate.double(), torch.from_numpy(wanted), rtol=1e-4, atol=1e-4)
 
 
 def test_the_same_bits_each_time() -> None:

@@ -10,7 +10,8 @@ import torch
 from atomlora.atom import Target
 from atomlora.errors import BaseModelError, UsageError
 from atomlora.runtime.composition import composition
-from atomlora.runtime.mount import Mount, _bound, resolve_target
+from atomlora.runtime.forwards import bound
+from atomlora.runtime.mount import Mount, resolve_target
 
 
 def test_bit_equal_without_atoms_and_after_unmounting(model, pool):
@@ -133,7 +134,7 @@ def test_an_exception_leaves_nothing_bound(model, pool, error):
     bare = model(ids).logits
 
     def fail(*_arguments):
-        assert _bound.get() is not None
+        assert bound.get() is not None
         raise error("on purpose")
 
     with Mount(model, tiny.TARGETS, pool):
@@ -141,7 +142,7 @@ def test_an_exception_leaves_nothing_bound(model, pool, error):
         with pytest.raises(error, match="on purpose"):
             model(ids, composition=tiny.compose(pool, [{"a": 1.0}], [5]))
         handle.remove()
-        assert _bound.get() is None
+        assert bound.get() is None
         assert torch.equal(model(ids).logits, bare)
 
 
@@ -236,7 +237,7 @@ def test_wrong_uses_are_named(model, pool):
         embedded = model.get_input_embeddings()(tiny.prompt(5)).requires_grad_()
         with pytest.raises(UsageError, match="gradients"):
             model(inputs_embeds=embedded, composition=tiny.compose(pool, [{"a": 1.0}], [0]))
-        assert _bound.get() is None
+        assert bound.get() is None
     with pytest.raises(UsageError, match="rows of slots"):
         composition([[0]], [[1.0]], [1, 2])
     with pytest.raises(UsageError, match="more slots"):
