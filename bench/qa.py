@@ -1,8 +1,8 @@
 """Answers to questions on documents: bare base, retrieved text, whole document, one adapter, atoms, both, extract,
-and two rivals trained by PEFT.
+two rivals trained by PEFT, and atoms that learnt the very questions.
 
-    python bench/qa.py [--json] [--sets sample,squad,tofu,…] [--data DIR] [--limit N] [--documents N]
-                       [--modes none,text,full,big,atoms,both,auto,extract,lora,prag,prag-all] [--hops N]
+    python bench/qa.py [--json] [--plots DIR] [--sets sample,squad,tofu,…] [--data DIR] [--limit N] [--documents N]
+                       [--modes none,text,full,big,atoms,both,auto,extract,lora,prag,prag-all,oracle] [--hops N]
                        [--reader auto|none|DIR]
 
 Each set is compiled into a store of its own (a store that is there is brought up to date, which keeps its atoms), and
@@ -20,8 +20,8 @@ below --work: the same command goes on where it was cut off. Sets (of --data, bu
 - phonebook: phonebook/qwen_PB32000.jsonl, the first 400 of 3,200 names with numbers (--documents 64 for all), a
   sentence each.
 
-`lora` and `prag` are described in bench/qa_rivals.py. Where there is a reader every mode that it can answer is asked
-twice, and its rows end in "+reader".
+`lora` and `prag` are described in bench/qa_rivals.py, `oracle` in bench/qa_oracle.py. Where there is a reader every
+mode that it can answer is asked twice, and its rows end in "+reader".
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ from atomlora.golden import load_golden
 from atomlora.router import RouterSettings
 from atomlora.store import Store
 
-qa_sets, qa_rows, qa_rivals = beside("qa_sets"), beside("qa_rows"), beside("qa_rivals")
+qa_sets, qa_rows = beside("qa_sets"), beside("qa_rows")
+qa_rivals, qa_oracle = beside("qa_rivals"), beside("qa_oracle")
+RIVALS = (*qa_rivals.RIVALS, qa_oracle.NAME)
 READ: tuple[EvalMode, ...] = ("text", "full", "atoms", "both", "auto")
 NEW_TOKENS = 96
 
@@ -159,6 +161,19 @@ class Run:
         totals = {name: round(sum(one[name] for one in records), 2) for name in ("cpu_s", "wall_s", "size_bytes")}
         return {"adapters": len(folders), **totals, "trainings": records}
 
+    def oracle(self) -> dict[str, Any]:
+        """Compile the oracle's store and ask it; what that took."""
+        arguments, name = self.arguments, qa_oracle.NAME
+        how = {"base": arguments.base, "device": arguments.device, "dtype": arguments.dtype}
+        spent = qa_oracle.compile_oracle(self.found.documents, self.found.golden, self.work / name, **how)
+        row = self.done.get(key := self.key(name, spent["version"]))
+        if row is None:
+            asking = {"top_k": arguments.top_k, "max_new_tokens": NEW_TOKENS, "batch_size": arguments.batch_size}
+            row = self.done.keep(key, qa_oracle.ask_oracle(self.work / name, self.golden, asking, self.opening))
+        self.rows[name] = row
+        tell(f"{self.name}: {name} {len(row)}/{len(self.golden)}")
+        return spent
+
 
 def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Compile one set and ask its questions in every mode."""
@@ -166,7 +181,7 @@ def measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     modes = list(arguments.modes)
     run.ask("statement", modes)
     reader = run.ask("short", [mode for mode in modes if mode in READ]) if arguments.reader != "none" else None
-    rivals = {kind: run.rival(kind) for kind in arguments.rivals}
+    rivals = {kind: run.oracle() if kind == qa_oracle.NAME else run.rival(kind) for kind in arguments.rivals}
     with AtomLoRA.open(run.work / "store", reader="none", **run.opening) as model:
         routing = routing_scores(model, run.golden, arguments.top_k)
     kinds = qa_sets.kinds(run.found.golden)
@@ -233,6 +248,9 @@ def show(result: dict[str, Any]) -> None:
         print(f"{one['set']}: {compiled['atoms_total']} atoms, {compiled['atoms_failed']} not learnt in full")
         print(f"  compiled in {compiled['cpu_s']:.0f} CPU s, {compiled['size_bytes'] / 1024:.0f} KiB of weights")
         for kind, rival in one["rivals"].items():
+            if kind == qa_oracle.NAME:
+                print(f"  {kind}: {rival['atoms_total']} atoms in {rival['cpu_s']:.0f} CPU s")
+                continue
             size = f"{rival['size_bytes'] / 1024:.0f} KiB"
             print(f"  {kind}: {rival['adapters']} adapters in {rival['cpu_s']:.0f} CPU s, {size}")
         if routing is not None:
@@ -253,12 +271,13 @@ def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    parser.add_argument("--plots", type=Path, metavar="DIR", help="draw the figures into a folder (needs matplotlib)")
     parser.add_argument("--sets", default="sample", help=f"of {','.join(qa_sets.SETS)}")
     parser.add_argument("--data", type=Path, help="folder that holds squad/, tofu/, …")
     parser.add_argument("--work", type=Path, default=None, help="where stores lie (default: the user's cache)")
     parser.add_argument("--limit", type=int, help="questions of a set, evenly spread")
     parser.add_argument("--documents", type=int, help="documents of squad (spread), of the others the first")
-    parser.add_argument("--modes", default=",".join((*EVAL_MODES, *qa_rivals.RIVALS)))
+    parser.add_argument("--modes", default=",".join((*EVAL_MODES, *RIVALS)))
     parser.add_argument("--base", default=EMBEDDED_BASE)
     parser.add_argument("--reader", default="auto", help="auto, none or a folder written by `atomlora adapt`")
     parser.add_argument("--device", default="auto")
@@ -277,8 +296,8 @@ def main() -> None:
             parser.error(f"--{name.replace('_', '-')} must be at least 1, not {value}")
     try:
         names = [name.strip() for name in arguments.modes.split(",") if name.strip()]
-        arguments.rivals = [name for name in dict.fromkeys(names) if name in qa_rivals.RIVALS]
-        others = [name for name in names if name not in qa_rivals.RIVALS]
+        arguments.rivals = [name for name in dict.fromkeys(names) if name in RIVALS]
+        others = [name for name in names if name not in RIVALS]
         arguments.modes = parse_modes(",".join(others)) if others or not arguments.rivals else ()
         # One store a base: another base is another compile run.
         folder = "".join(mark if mark.isalnum() or mark in "-." else "_" for mark in arguments.base)
@@ -286,6 +305,8 @@ def main() -> None:
         result = run(arguments)
     except AtomLoraError as error:
         parser.exit(error.exit_code, f"Error: {error}\n")
+    if arguments.plots is not None:
+        beside("qa_plots").plot(result, arguments.plots)
     told(result, arguments.json, show)
 
 
