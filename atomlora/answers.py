@@ -16,6 +16,7 @@ Style = Literal["auto", "short", "statement"]
 STYLES: tuple[Style, ...] = ("auto", "short", "statement")
 OffTopic = Literal["base", "refuse"]
 REFUSAL = "I do not know: nothing that was compiled covers this question."
+UNANSWERED = "What was found does not answer this question."
 
 
 class AnswerPart(BaseModel):
@@ -80,6 +81,9 @@ class Answer(AnswerPart):
     `mode` is the one that answered, also where auto chose it. `statement` is what the base said: in mode atoms one
     statement a line, one for each atom that says something new; nothing where only the reader spoke. `text` is the
     answer: the short one of `reader`, where one answered, else the statement. `reworded`: see `atomlora.statements`.
+    `unanswerable`: the reader's probability that what it read does not answer the question; None where nothing was
+    read, or by a reader that was not trained for it. `unanswered`: it was so probable that the reader gave no answer;
+    in style auto `text` is the statement then, else UNANSWERED.
     """
 
     question: str
@@ -88,6 +92,8 @@ class Answer(AnswerPart):
     reader: str | None = None
     abstained: bool
     confidence: float
+    unanswered: bool = False
+    unanswerable: float | None = None
     mode: Mode
     atoms: tuple[AnswerAtom, ...] = ()
     behaviours: tuple[AnswerAtom, ...] = ()

@@ -83,7 +83,7 @@ def answers(
 ) -> list[Answer]:
     """The answers made of what was said for each question since `start` (`time.perf_counter()`). A reader's answer
     that does not stand in what was read, or that it is not sure of, is not given: then the statement is, where one was
-    made."""
+    made. Where the reader refuses, the answer says so, but in style auto, where a statement was made."""
     from atomlora.reader.mounted import grounded
 
     stated = [joined([one.text for one in said]) for said in statements]
@@ -98,7 +98,8 @@ def answers(
             text, ended = REFUSAL, [now]
         if (reply := read.get(number)) is not None:
             tokens, ended = reply.prompt_tokens, [now]
-            if (reply.sure and grounded(reply.text, texts[number])) or not text:
+            given = reply.unanswered and not one.least
+            if given or not text or (reply.sure and grounded(reply.text, texts[number])):
                 text, reader = reply.text, reply.reader
         answer = Answer(
             question=one.route.question,
@@ -107,6 +108,8 @@ def answers(
             reader=reader,
             abstained=one.route.abstained,
             confidence=one.route.confidence,
+            unanswered=reply is not None and reply.unanswered,
+            unanswerable=None if reply is None or reply.unanswerable is None else round(reply.unanswerable, 4),
             mode=one.mode,
             atoms=tuple(answer_atom(atom, model.atoms, one.where) for atom in one.selection.atoms),
             behaviours=tuple(answer_atom(atom, model.atoms) for atom in one.selection.beside),

@@ -44,8 +44,9 @@ class ModeScores(Result):
     """Means over the `n` questions that a mode could be asked.
 
     `stated`: like contains, of the statement that a short answer was read from, where there was one. `read`: share
-    that the reader answered. `contains_interval`: 95 %, bootstrapped. `latency_ms`: from asking a batch to its
-    answers. `truncated`: documents cut to fit into the base's context (mode full).
+    that the reader answered; `unanswered`: share where it found no answer in what it read. `contains_interval`: 95 %,
+    bootstrapped. `latency_ms`: from asking a batch to its answers. `truncated`: documents cut to fit into the base's
+    context (mode full).
     """
 
     n: int
@@ -59,6 +60,7 @@ class ModeScores(Result):
     truncated: int = 0
     stated: float | None = None
     read: float = 0.0
+    unanswered: float = 0.0
 
 
 class RoutingScores(Result):
@@ -99,6 +101,8 @@ class ScoredAnswer(Result):
     contains: float
     stated: float | None = None
     abstained: bool
+    unanswered: bool = False
+    unanswerable: float | None = None
     prompt_tokens: int
     latency_ms: float
     truncated: bool = False
@@ -247,7 +251,8 @@ def _ask(
     else:
         for answer in model.ask_batch(questions, mode, top_k, max_new_tokens, style=style, where=where):
             reply = Reply(answer.text, answer.abstained, answer.prompt_tokens, answer.latency_ms)
-            yield reply._replace(statement=answer.statement, reader=answer.reader)
+            reply = reply._replace(statement=answer.statement, reader=answer.reader)
+            yield reply._replace(unanswered=answer.unanswered, unanswerable=answer.unanswerable)
 
 
 def scored(one: GoldenQuestion, reply: Reply, mode: str) -> ScoredAnswer:
@@ -264,6 +269,8 @@ def scored(one: GoldenQuestion, reply: Reply, mode: str) -> ScoredAnswer:
         contains=metrics.contains(reply.text, one.golden, one.rule),
         stated=metrics.contains(reply.statement, one.golden, one.rule) if reply.statement else None,
         abstained=reply.abstained,
+        unanswered=reply.unanswered,
+        unanswerable=reply.unanswerable,
         prompt_tokens=reply.prompt_tokens,
         latency_ms=round(reply.latency_ms, 3),
         truncated=reply.truncated,
@@ -288,6 +295,7 @@ def mean_scores(answers: Sequence[ScoredAnswer]) -> ModeScores:
         truncated=sum(one.truncated for one in answers),
         stated=_round(metrics.mean(stated)) if stated else None,
         read=_round(read),
+        unanswered=_round(metrics.mean([one.unanswered for one in answers])),
     )
 
 

@@ -13,6 +13,7 @@ from atomlora.runtime.keys import place_of
 if TYPE_CHECKING:
     from atomlora.bases import Base
     from atomlora.router import RouteFilter
+    from atomlora.runtime.refusing import Refusing
     from atomlora.store import Store
 
 REBUILT = "rebuilt from the store's atoms"
@@ -24,7 +25,9 @@ Documents = Callable[[str], str | None]
 
 
 class Reply(NamedTuple):
-    """What asking gives, in whatever mode; not `sure` where decoding stopped because the answer was improbable."""
+    """What asking gives, in whatever mode; not `sure` where decoding stopped because the answer was improbable.
+    `unanswerable`: probability that what was read does not answer, of a reader that can tell; where that makes it
+    refuse, `unanswered`, and there is no text."""
 
     text: str
     abstained: bool
@@ -34,6 +37,8 @@ class Reply(NamedTuple):
     statement: str = ""
     reader: str | None = None
     sure: bool = True
+    unanswerable: float | None = None
+    unanswered: bool = False
 
 
 def read_documents(folder: Path) -> dict[str, str]:
@@ -86,9 +91,11 @@ def ask_documents(
     max_new_tokens: int,
     prompt_of: Prompt = chat_prompt,
     least: Sequence[float] | None = None,
+    refusal: Callable[[], Refusing] | None = None,
 ) -> Iterator[Reply]:
     """Answers of the bare base with a document in each prompt. `least`: for each, the probability of the whole
-    answer below which it stops, unsure (default: never)."""
+    answer below which it stops, unsure (default: never). `refusal`: makes what hears a trained refusal, for a
+    batch."""
     from atomlora.runtime.decoding import decode_steady
 
     start = time.perf_counter()
@@ -102,10 +109,13 @@ def ask_documents(
     for at in range(0, len(fitted), size):
         part = fitted[at : at + size]
         prompts = [prompt for prompt, _ in part]
-        texts = decode_steady(base, prompts, None, max_new_tokens, least[at : at + size], whole=True)
+        refusing = None if refusal is None else refusal()
+        texts = decode_steady(base, prompts, None, max_new_tokens, least[at : at + size], True, refusing)
         latency_ms = (time.perf_counter() - start) * 1000
-        for (prompt, cut), (text, lost) in zip(part, texts, strict=True):
-            yield Reply(text, False, len(prompt), latency_ms, cut, sure=not lost)
+        heard = [(None, False)] * len(part) if refusing is None else refusing.heard()
+        for (prompt, cut), (text, lost), (chance, refused) in zip(part, texts, heard, strict=True):
+            reply = Reply("" if refused else text, False, len(prompt), latency_ms, cut, sure=not (lost or refused))
+            yield reply._replace(unanswerable=chance, unanswered=refused)
 
 
 def fit_prompt(

@@ -16,7 +16,8 @@ from atomlora.errors import UsageError
 from atomlora.reader.settings import AdaptSettings
 
 if TYPE_CHECKING:
-    from atomlora.reader.training import AdaptProgress, AdaptReport
+    from atomlora.reader.loop import AdaptProgress
+    from atomlora.reader.training import AdaptReport
 
 
 def adapt_settings(targets: str | None, **chosen: Any) -> AdaptSettings:
@@ -35,13 +36,15 @@ def adapt_settings(targets: str | None, **chosen: Any) -> AdaptSettings:
         ) from error
 
 
-def adapt_shown(data: Path, out: Path, base: str, settings: AdaptSettings, device: str) -> AdaptReport:
+def adapt_shown(
+    data: Path, out: Path, base: str, settings: AdaptSettings, device: str, start: Path | None
+) -> AdaptReport:
     """`atomlora.reader.training.adapt` with progress on stderr; an interruption says what is kept."""
     from atomlora.reader.training import adapt
 
     try:
         with _Bar() as bar:
-            return adapt(data, out, base, settings, device, bar.hear)
+            return adapt(data, out, base, settings, device, bar.hear, start)
     except KeyboardInterrupt:
         kept = f"{out} holds a checkpoint; the same command resumes" if out.is_dir() else "nothing was trained yet"
         raise KeyboardInterrupt(f"Stopped; {kept}") from None
@@ -58,6 +61,8 @@ def show_adapted(report: AdaptReport, as_json: bool) -> None:
         f"{render.one_line(report.reader)}: {report.parameters:,} parameters trained on {report.examples:,} examples "
         f"in {report.steps} steps and {duration(report.seconds)}, loss {report.loss:.3f}"
     )
+    if report.fingerprint is not None:
+        click.echo(f"It is a base of its own ({report.fingerprint[:12]}…): compile and ask with --base {report.reader}")
 
 
 class _Bar:

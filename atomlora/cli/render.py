@@ -50,9 +50,12 @@ def answer(given: Answer, as_json: bool, with_question: bool = False) -> None:
 
 
 def sources(given: Answer) -> None:
-    """The lines below an answer: what took part, what did not, and whether the router abstained."""
+    """The lines below an answer: what took part, what did not, and whether the router abstained or the reader found
+    nothing."""
     if given.abstained:
         click.echo(abstained_note(given.confidence))
+    if given.unanswered:
+        click.echo(f"  unanswered: the reader sees no answer in what was found (probability {given.unanswerable:.2f})")
     if given.reader and given.statement != given.text:
         for line in given.statement.splitlines():
             click.echo(f'  stated: "{one_line(line)}"')

@@ -66,7 +66,19 @@ def show_scores(report: EvalReport, as_json: bool) -> None:
     if as_json:
         print_json(report.model_dump(mode="json"))
         return
-    header = ["mode", "n", "contains", "95 %", "stated", "f1", "em", "abstained", "prompt tokens", "latency ms"]
+    header = [
+        "mode",
+        "n",
+        "contains",
+        "95 %",
+        "stated",
+        "f1",
+        "em",
+        "abstained",
+        "unanswered",
+        "prompt tokens",
+        "latency ms",
+    ]
     rows = [
         [
             mode,
@@ -77,6 +89,7 @@ def show_scores(report: EvalReport, as_json: bool) -> None:
             f"{row.f1:.3f}",
             f"{row.em:.3f}",
             f"{row.abstained:.3f}",
+            f"{row.unanswered:.3f}",
             row.prompt_tokens,
             row.latency_ms,
         ]

@@ -1,5 +1,5 @@
-"""What an interrupted training leaves and takes up again: parameters, AdamW's moments and where it stood, in one file
-that is replaced whole."""
+"""What an interrupted training leaves and takes up again: parameters, AdamW's moments, GaLore's projections and where
+it stood, in one file that is replaced whole."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from atomlora.errors import CorruptStoreError, UsageError
+from atomlora.reader.galore import projection_of, put_projection
 
 FILE = "checkpoint.safetensors"
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
@@ -24,7 +25,10 @@ def save_checkpoint(
     tensors = {f"parameter.{name}": tensor.detach().contiguous() for name, tensor in parameters.items()}
     for name, tensor in parameters.items():
         for moment, value in optimizer.state.get(tensor, {}).items():
-            tensors[f"{moment}.{name}"] = value.detach().contiguous()
+            if moment in _MOMENTS:
+                tensors[f"{moment}.{name}"] = value.detach().contiguous()
+        if (projection := projection_of(optimizer.state.get(tensor, {}))) is not None:
+            tensors[f"projection.{name}"] = projection.contiguous()
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".{FILE}.tmp"
     save_file(tensors, temporary, metadata={"state": json.dumps(state), "identity": identity})
@@ -49,12 +53,14 @@ def load_checkpoint(folder: Path, parameters: dict[str, Any], optimizer: Any, id
                     "to resume it, or another -o"
                 )
             stored = set(file.keys())
+            state: dict[str, Any] = json.loads(metadata["state"])
             for name, tensor in parameters.items():
                 tensor.copy_(file.get_tensor(f"parameter.{name}"))
                 known = [moment for moment in _MOMENTS if f"{moment}.{name}" in stored]
                 if known:
                     optimizer.state[tensor] = {moment: file.get_tensor(f"{moment}.{name}") for moment in known}
-            state: dict[str, Any] = json.loads(metadata["state"])
+                if f"projection.{name}" in stored:
+                    put_projection(optimizer, tensor, file.get_tensor(f"projection.{name}"), state["steps"])
             return state
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise CorruptStoreError(f"{path}: damaged ({error}); remove it to begin anew") from error

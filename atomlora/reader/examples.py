@@ -1,7 +1,8 @@
 """What a reader is trained on: jsonl of `{"text" | "statements", "question", "answer"}`.
 
 `text` is what is read; `statements` is a list of them, read one a line, as atoms state them. `answer` is short and
-should stand in what is read. Lines with the same text are trained together, which is cheaper.
+should stand in what is read, or null where that does not answer the question. Lines with the same text are trained
+together, which is cheaper.
 """
 
 from __future__ import annotations
@@ -15,18 +16,21 @@ from pydantic import BaseModel, ConfigDict
 from atomlora.errors import InputError
 from atomlora.golden import read_jsonl, text_field, texts_field
 
-FORMAT = 'write {"text": "…", "question": "…", "answer": "…"}, or "statements": ["…"] instead of "text", one a line'
+FORMAT = (
+    'write {"text": "…", "question": "…", "answer": "…"}, or "statements": ["…"] instead of "text", one a line; '
+    '"answer": null says that the text does not answer'
+)
 _KEYS = {"text", "statements", "question", "answer"}
 
 
 class ReaderExample(BaseModel):
-    """What is read, and a question with its short answer."""
+    """What is read, and a question with its short answer; None where what is read does not answer it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     text: str
     question: str
-    answer: str
+    answer: str | None
 
 
 def load_examples(path: Path) -> list[ReaderExample]:
@@ -58,5 +62,5 @@ def _example(record: dict[str, Any], place: str) -> ReaderExample:
     return ReaderExample(
         text=text,
         question=text_field(record, "question", place, FORMAT),
-        answer=text_field(record, "answer", place, FORMAT),
+        answer=None if record.get("answer", "") is None else text_field(record, "answer", place, FORMAT),
     )

@@ -1,5 +1,5 @@
-"""A reader's folder: PEFT's own adapter files (safetensors), and reader.json, which says what it fits and how it was
-made."""
+"""A reader's folder: PEFT's own adapter files (safetensors) or a whole base's (see `atomlora.reader.whole`), and
+reader.json, which says what it fits and how it was made."""
 
 from __future__ import annotations
 
@@ -28,52 +28,68 @@ class FitsBase(BaseModel):
 
 
 class ReaderRecipe(BaseModel):
-    """What reader.json holds. `trained` and `data` are for people: steps, loss, seconds; the file and its sha256."""
+    """What reader.json holds. `made_from`: the base whose own weights were trained, where the folder is a base that
+    reads by itself, which `base` names then. `trained` and `data` are for people: steps, loss, seconds; the file and
+    its sha256."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: int = 1
     base: FitsBase
+    made_from: FitsBase | None = None
     settings: dict[str, Any]
     trained: dict[str, Any]
     data: dict[str, Any]
 
 
 class ReaderFolder(NamedTuple):
-    """A folder that was looked at: `digest` is the sha256 over the adapter's two files."""
+    """A folder that was looked at: `digest` is the sha256 over the adapter's two files, or a whole base's
+    fingerprint."""
 
     path: Path
     recipe: ReaderRecipe
     digest: str
 
+    @property
+    def whole(self) -> bool:
+        """Whether a base lies there, and no adapter."""
+        return self.recipe.made_from is not None
 
-def read_folder(path: Path) -> ReaderFolder:
-    """What lies there. UsageError where it is no reader's folder, CorruptStoreError where its files are damaged."""
+    @property
+    def refusal(self) -> str | None:
+        """What the reader was trained to say where a text does not answer; None where it was not."""
+        return str(self.recipe.settings["refusal"]) if self.recipe.trained.get("unanswerable") else None
+
+
+def read_folder(path: Path, option: str = "--reader") -> ReaderFolder:
+    """What lies there, as `option` names it. UsageError where it is no reader's folder, CorruptStoreError where its
+    files are damaged."""
     try:
         written = (path / RECIPE_FILE).read_bytes()
+        recipe = ReaderRecipe.model_validate(json.loads(written))
+        if recipe.format != 1:
+            raise UsageError(f"{option} {path}: format {recipe.format} is newer than this atomlora; update it")
+        if recipe.made_from is not None:
+            return ReaderFolder(path, recipe, recipe.base.fingerprint)
         config, weights = (path / CONFIG_FILE).read_bytes(), (path / ADAPTER_FILE).read_bytes()
     except OSError as error:
         missing = Path(str(error.filename)).name
         raise UsageError(
-            f"--reader {path}: {missing} cannot be read there ({error.strerror}); give a folder written by "
-            "`atomlora adapt`, or auto or none"
+            f"{option} {path}: {missing} cannot be read there ({error.strerror}); give a folder written by "
+            "`atomlora adapt`" + (", or auto or none" if option == "--reader" else "")
         ) from error
-    try:
-        recipe = ReaderRecipe.model_validate(json.loads(written))
     except (ValueError, ValidationError) as error:
         raise CorruptStoreError(f"{path / RECIPE_FILE}: not the description of a reader ({error})") from error
-    if recipe.format != 1:
-        raise UsageError(f"--reader {path}: format {recipe.format} is newer than this atomlora; update it")
     return ReaderFolder(path, recipe, hashlib.sha256(config + weights).hexdigest())
 
 
-def require_fit(folder: ReaderFolder, base: Base) -> None:
+def require_fit(folder: ReaderFolder, base: Base, option: str = "--reader") -> None:
     """UsageError, naming what differs, where the reader was made for a base of another shape."""
     wanted, found = folder.recipe.base.shape, base_shape(base.model.config)
     if wanted != found:
         differ = ", ".join(f"{k} {found.get(k)} instead of {v}" for k, v in wanted.items() if found.get(k) != v)
         raise UsageError(
-            f"--reader {folder.path}: made for base {folder.recipe.base.name!r}, not for {base.name!r} ({differ}); "
+            f"{option} {folder.path}: made for base {folder.recipe.base.name!r}, not for {base.name!r} ({differ}); "
             "train one with `atomlora adapt --base`, or use none"
         )
 

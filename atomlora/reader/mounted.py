@@ -11,17 +11,25 @@ import copy
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from typing import Any
 
+from atomlora.answers import UNANSWERED
 from atomlora.bases import Base
 from atomlora.errors import CorruptStoreError
 from atomlora.full_context import Reply, ask_documents
 from atomlora.metrics import contains, normalise
 from atomlora.reader.folder import ReaderFolder, require_fit
 from atomlora.reader.prompts import reader_prompt
+from atomlora.reader.refusals import refusal_step
+from atomlora.reader.whole import require_own
+from atomlora.runtime.refusing import Refusing
 
 ANSWER_TOKENS = 32  # at most: short answers are short
+# Probability of a refusal from which on it is given: odds of two to one, because training has more questions without
+# an answer than use, where a router chose the text.
+REFUSES = 0.67
 
 
 class Reader:
@@ -29,11 +37,13 @@ class Reader:
 
     def __init__(self, base: Base, folder: ReaderFolder) -> None:
         """UsageError where the reader was made for a base of another shape, CorruptStoreError where PEFT cannot load
-        it."""
+        it. A base that reads by itself needs no adapter."""
         require_fit(folder, base)
+        require_own(folder, base)
         self.digest = folder.digest
         self.name = f"{folder.path.resolve().name}@{folder.digest[:12]}"
-        self.base = replace(base, model=_with_adapter(view_of(base.model), folder))
+        self.base = base if folder.whole else replace(base, model=_with_adapter(view_of(base.model), folder))
+        self._refusal = refusal_step(base.tokenizer, folder.refusal) if folder.refusal is not None else None
 
     def read(
         self,
@@ -43,11 +53,14 @@ class Reader:
         least: Sequence[float] | None = None,
     ) -> Iterator[Reply]:
         """The short answers to questions, each from a text of its own, greedy; a text that does not fit into the
-        base's context loses its end. `least`: probabilities of a whole answer below which it is broken off, unsure."""
+        base's context loses its end. `least`: probabilities of a whole answer below which it is broken off, unsure. A
+        reader that was trained to refuse tells how probable it is that a text does not answer, and where that is
+        likely it says UNANSWERED."""
         if questions:
             limit = min(max_new_tokens, ANSWER_TOKENS)
-            for reply in ask_documents(self.base, questions, texts, limit, reader_prompt, least):
-                yield reply._replace(reader=self.name)
+            refusal = None if self._refusal is None else partial(Refusing, *self._refusal, REFUSES)
+            for reply in ask_documents(self.base, questions, texts, limit, reader_prompt, least, refusal):
+                yield reply._replace(reader=self.name, text=UNANSWERED if reply.unanswered else reply.text)
 
 
 def grounded(answer: str, text: str) -> bool:

@@ -8,6 +8,7 @@ from atomlora.bases import EMBEDDED_BASE, Base
 from atomlora.errors import UsageError
 from atomlora.reader.folder import read_folder
 from atomlora.reader.mounted import Reader
+from atomlora.reader.whole import own_reader
 
 SHIPPED = {EMBEDDED_BASE: Path(__file__).parent / "readers" / EMBEDDED_BASE}
 
@@ -15,7 +16,8 @@ SHIPPED = {EMBEDDED_BASE: Path(__file__).parent / "readers" / EMBEDDED_BASE}
 def reader_for(name: str, base: Base, recorded: str = "auto") -> Reader | None:
     """The reader called `name`, mounted on a view of `base`; None where there is none.
 
-    - `auto`: the one that was recorded with the store, else the shipped one of this base, else none
+    - `auto`: the one that was recorded with the store, else the base itself where `atomlora adapt --method galore` made
+      it, else the shipped one of this base, else none
     - `none`: none
     - a folder: written by `atomlora adapt`
 
@@ -31,6 +33,8 @@ def reader_for(name: str, base: Base, recorded: str = "auto") -> Reader | None:
         return None
     if name != "auto":
         return Reader(base, read_folder(Path(name)))
+    if (own := own_reader(base)) is not None:
+        return Reader(base, own)
     shipped = [read_folder(path) for path in SHIPPED.values()]
     fitting = [one for one in shipped if one.recipe.base.fingerprint == base.fingerprint]
     return Reader(base, fitting[0]) if fitting else None

@@ -63,7 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for who, said in replies.items():
             pairs = list(zip(said, examples, strict=True))
             scores = {
-                measure.__name__: round(metrics.mean([measure(reply.text, [one.answer]) for reply, one in pairs]), 3)
+                measure.__name__: round(
+                    metrics.mean([measure(reply.text, [one.answer or ""]) for reply, one in pairs]), 3
+                )
                 for measure in (metrics.f1, metrics.exact_match, metrics.contains)
             }
             stand = metrics.mean([float(grounded(reply.text, one.text)) for reply, one in pairs])

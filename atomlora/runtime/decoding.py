@@ -13,6 +13,7 @@ from atomlora.errors import UsageError
 from atomlora.prompts import end_ids
 from atomlora.runtime.composition import Composition
 from atomlora.runtime.loops import no_loops
+from atomlora.runtime.refusing import Refusing, UntilRefused
 from atomlora.runtime.steadiness import Steadiness, UntilLost
 
 
@@ -85,18 +86,20 @@ def decode_steady(
     max_new_tokens: int,
     least: Sequence[float],
     whole: bool = False,
+    refusing: Refusing | None = None,
 ) -> list[tuple[str, bool]]:
     """`decode_batch`, and whether each answer was lost: a row ends at the first token whose probability (`whole`: with
-    that of the tokens before it) is below its `least` (see `atomlora.runtime.steadiness`)."""
+    that of the tokens before it) is below its `least` (see `atomlora.runtime.steadiness`), or where `refusing`, which
+    is made for the batch, has it refused."""
     ids, mask = left_pad(prompts, base.tokenizer.pad_token_id, base.model.device)
-    watch = _watch(base, ids, composition, least, whole)
+    watch = _watch(base, ids, composition, least, whole, () if refusing is None else (refusing,))
     # No inference mode: what a model remembers of a forward (rotary tables) must stay usable in training.
     out = base.model.generate(
         ids,
         attention_mask=mask,
         generation_config=greedy(base, max_new_tokens),
         composition=composition,
-        **_watched(watch),
+        **_watched(watch, *(() if refusing is None else (UntilRefused(refusing),))),
     )
     texts = base.tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
     return [(text.strip(), lost) for text, lost in zip(texts, watch.lost.tolist(), strict=True)]
@@ -149,11 +152,16 @@ def stream_steady(
 
 
 def _watch(
-    base: Base, ids: torch.Tensor, composition: Composition | None, least: Sequence[float], whole: bool = False
+    base: Base,
+    ids: torch.Tensor,
+    composition: Composition | None,
+    least: Sequence[float],
+    whole: bool = False,
+    processors: Sequence[Any] = (),
 ) -> Steadiness:
     limits = torch.tensor(least, device=ids.device)
     loops = no_loops(ids.shape[1], None if composition is None else composition.slots, limits > 0)
-    return Steadiness(limits, end_ids(base.tokenizer, base.model), loops, whole)
+    return Steadiness(limits, end_ids(base.tokenizer, base.model), [*processors, *loops], whole)
 
 
 def _watched(watch: Steadiness, *criteria: Any) -> dict[str, Any]:

@@ -3,7 +3,10 @@
 import json
 
 import pytest
+from tiny_store import FACTS
 
+from atomlora.answers import UNANSWERED
+from atomlora.bases import load_base
 from atomlora.errors import InputError
 
 QUESTION = "What was the tower built of?"
@@ -27,7 +30,8 @@ def reader(run, examples, base_folder, tmp_path):
     out = tmp_path / "little"
     result = run("adapt", examples, "-o", out, "--base", base_folder, "--device", "cpu", *QUICK, "--json")
     report = json.loads(result.stdout)
-    assert (report["reader"], report["examples"], report["texts"], report["left_out"]) == (str(out), 2, 2, 0)
+    assert (report["reader"], report["texts"], report["left_out"]) == (str(out), 2, 0)
+    assert report["examples"] - report["unanswerable"] == 2
     return out
 
 
@@ -49,6 +53,44 @@ def test_a_reader_in_use(run, store, golden, reader):
     assert report["modes"]["text"]["stated"] is None
 
 
+def test_a_reader_that_refuses_says_so(run, store, golden, base_folder, tmp_path, monkeypatch):
+    """Taught that nothing answers, it always refuses (with .64, which is as sure as this base can be)."""
+    monkeypatch.setattr("atomlora.reader.mounted.REFUSES", 0.5)
+    path = tmp_path / "none.jsonl"
+    texts, questions = [fact[1] for fact in FACTS], [fact[2] for fact in FACTS]
+    lines = [
+        {"statements": said, "question": question, "answer": None}
+        for question in questions
+        for said in (*([text] for text in texts), *([text, *texts] for text in texts))
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run("adapt", path, "-o", tmp_path / "none", "--base", base_folder, "--device", "cpu", *QUICK)
+    how = ("--reader", tmp_path / "none", *FEW)
+    shown = run("ask", store, QUESTION, "--mode", "text", *how).stdout.splitlines()
+    assert shown[0] == UNANSWERED
+    assert shown[1].startswith("  unanswered: the reader sees no answer in what was found (probability ")
+    answer = json.loads(run("ask", store, QUESTION, "--mode", "text", "--json", *how).stdout)
+    assert (answer["text"], answer["unanswered"], answer["abstained"]) == (UNANSWERED, True, False)
+    assert 0.5 <= answer["unanswerable"] <= 1
+    report = json.loads(run("eval", store, golden, "--modes", "none,text,full", "--json", *how).stdout)
+    assert {mode: row["unanswered"] for mode, row in report["modes"].items()} == {"none": 0, "text": 1, "full": 1}
+
+
+def test_galore_makes_a_base(run, store, examples, base_folder, tmp_path):
+    pytest.importorskip("pytorch_optimizer")
+    out = tmp_path / "grown"
+    done = run("adapt", examples, "-o", out, "--base", base_folder, "--device", "cpu", "--method", "galore", *QUICK)
+    grown = load_base(str(out), "cpu")
+    assert f"It is a base of its own ({grown.fingerprint[:12]}…): compile and ask with --base {out}" in done.stdout
+    refused = run("ask", store, QUESTION, "--base", out, *FEW)  # the store is the other base's
+    assert refused.exit_code == 1
+    assert str(out) in refused.stderr
+    assert grown.fingerprint[:12] in refused.stderr
+    mounted = run("ask", store, QUESTION, "--reader", out, *FEW)
+    assert mounted.exit_code == 2
+    assert f"compile and ask with --base {out}" in mounted.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -57,6 +99,8 @@ def test_a_reader_in_use(run, store, golden, reader):
         (("--targets", " ,"), "--targets is empty"),
         (("--targets", "x_proj"), "--targets x_proj"),
         (("--layers", "late:7"), "--layers late:7"),
+        (("--unanswerable", "0.9"), "--unanswerable 0.9"),
+        (("--method", "galore", "--lora-plus", "2"), "--lora-plus is an adapter's"),
     ],
 )
 def test_wrong_options(run, examples, base_folder, tmp_path, options, message):

@@ -21,7 +21,7 @@ def test_ask_json_follows_the_contract(run, store):
     answer = json.loads(result.stdout)
     assert set(answer) == {
         "question", "text", "statement", "reader", "abstained", "confidence", "mode", "atoms", "behaviours", "dropped",
-        "conflicts", "reworded", "latency_ms", "prompt_tokens",
+        "conflicts", "reworded", "latency_ms", "prompt_tokens", "unanswered", "unanswerable",
     }  # fmt: skip
     assert answer["question"] == QUESTION
     assert answer["mode"] == "atoms"

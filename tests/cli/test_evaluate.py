@@ -70,10 +70,11 @@ def test_scores_are_means_of_what_was_answered(model, golden, monkeypatch):
 def test_full_puts_the_whole_source_into_the_prompt(model, monkeypatch):
     prompts = []
 
-    def decode(_base, given, composition, _limit, least, whole=False):
+    def decode(_base, given, composition, _limit, least, whole=False, refusing=None):
         prompts.extend(given)
         assert composition is None
         assert not any(least)
+        assert refusing is None
         return [("nine", False)] * len(given)
 
     one = GoldenQuestion(question="When does the ferry leave?", golden=("nine",), sources=("ferry.md",))

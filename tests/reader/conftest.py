@@ -53,7 +53,7 @@ def data(tmp_path_factory):
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def fast():
     return FAST
 

@@ -11,9 +11,10 @@ from atomlora.packing import target_nll
 from atomlora.reader.checkpoint import FILE
 from atomlora.reader.examples import load_examples
 from atomlora.reader.folder import ADAPTER_FILE, CONFIG_FILE, read_folder
+from atomlora.reader.methods import wrap
 from atomlora.reader.mounted import Reader
 from atomlora.reader.settings import ALL_LINEAR, AdaptSettings
-from atomlora.reader.training import adapt, pack_examples, wrap
+from atomlora.reader.training import adapt, pack_examples
 
 
 def answers(base, folder, data):
@@ -27,7 +28,7 @@ def test_a_reader_answers_what_it_learnt(base, folder, data):
     read, wanted = answers(base, folder, data)
     assert read == wanted
     recipe = read_folder(folder).recipe
-    assert recipe.trained["examples"] == 3
+    assert recipe.trained["examples"] - recipe.trained["unanswerable"] == 3
     assert recipe.trained["texts"] == 2
     assert recipe.base.fingerprint == base.fingerprint
     assert not (folder / FILE).exists()
@@ -91,6 +92,44 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(base_folder, data, tmp_
     assert all(whole[name].equal(resumed[name]) for name in whole)
 
 
+def test_a_reader_is_trained_further(base, base_folder, folder, data, tmp_path, fast):
+    """It begins where that one ended: a step that moves nothing leaves its weights."""
+    still = fast.model_copy(update={"steps": 1, "learning_rate": 1e-12})
+    adapt(data, tmp_path / "still", base_folder, still, "cpu", start=folder)
+    before, after = load_file(folder / ADAPTER_FILE), load_file(tmp_path / "still" / ADAPTER_FILE)
+    assert all(before[name].equal(after[name]) for name in before)
+    start = read_folder(tmp_path / "still").recipe.trained["start"]
+    assert (start["digest"], start["steps"]) == (
+        read_folder(folder).digest,
+        read_folder(folder).recipe.trained["steps"],
+    )
+    adapt(data, tmp_path / "on", base_folder, fast.model_copy(update={"steps": 2}), "cpu", start=folder)
+    moved = load_file(tmp_path / "on" / ADAPTER_FILE)
+    assert not any(before[name].equal(moved[name]) for name in before)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rank": 8}, "--rank 4"),
+        ({"alpha": 2.0}, "--alpha 8"),
+        ({"method": "rslora"}, "--method lora"),
+        ({"targets": ("q_proj",)}, "--targets q_proj,k_proj"),
+        ({"layers": "late:1"}, "--layers all"),
+    ],
+)
+def test_a_reader_of_another_make_is_not_trained_further(base_folder, folder, data, tmp_path, fast, change, message):
+    with pytest.raises(UsageError, match=rf"--start .*: goes on with {message}.* only"):
+        adapt(data, tmp_path / "r", base_folder, fast.model_copy(update=change), "cpu", start=folder)
+    with pytest.raises(UsageError, match=r"--start .*reader\.json cannot be read there"):
+        adapt(data, tmp_path / "r", base_folder, fast, "cpu", start=tmp_path)
+
+
+def test_steps_end_a_run(base_folder, data, tmp_path, fast):
+    report = adapt(data, tmp_path / "r", base_folder, fast.model_copy(update={"steps": 3}), "cpu")
+    assert report.steps == 3
+
+
 def test_minutes_end_a_run(base_folder, data, tmp_path, fast):
     settings = fast.model_copy(update={"epochs": 10_000, "minutes": 0.02})
     report = adapt(data, tmp_path / "r", base_folder, settings, "cpu")
@@ -120,7 +159,7 @@ def test_settings_that_the_base_cannot_have(base, base_folder, data, tmp_path):
 
 def test_only_answers_are_in_the_loss(base, data):
     examples = load_examples(data)
-    trees, left_out = pack_examples(base.tokenizer, examples, 512)
+    trees, left_out = pack_examples(base.tokenizer, examples, 512, "?")
     assert (len(trees), left_out) == (2, 0)
     wanted = [tree.ids[at] for tree in trees for at in range(len(tree.ids)) if tree.target[at]]
     assert base.tokenizer.decode(wanted) == "nine <|end|> The ferry <|end|> Osk <|end|>"

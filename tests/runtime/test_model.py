@@ -72,7 +72,7 @@ def test_ask_gives_answer_with_provenance(world, opened):
     fields = json.loads(json.dumps(answer.model_dump(mode="json")))
     assert set(fields) == {
         *("question", "text", "statement", "reader", "abstained", "confidence", "mode", "atoms", "behaviours"),
-        *("dropped", "conflicts", "reworded", "latency_ms", "prompt_tokens"),
+        *("dropped", "conflicts", "reworded", "latency_ms", "prompt_tokens", "unanswered", "unanswerable"),
     }
     assert set(fields["atoms"][0]) == {"id", "weight", "score", "source", "start", "end", "text"}
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from atomlora import AtomLoRA
+from atomlora.answers import UNANSWERED
 from atomlora.errors import UsageError
 from atomlora.full_context import Reply
 from atomlora.router import RouterSettings
@@ -20,13 +21,15 @@ class Listener:
     name: str = "listener@0"
     says: str | None = None
     likely: float = 0.75
+    refuses: bool = False
     heard: list = field(default_factory=list)
 
     def read(self, questions, texts, least):
         self.heard += list(zip(questions, texts, strict=True))
         for text, limit in zip(texts, least, strict=True):
-            said = self.says or text.split()[-1]
-            yield Reply(said, False, len(text.split()), 1.0, reader=self.name, sure=self.likely >= limit)
+            said = UNANSWERED if self.refuses else self.says or text.split()[-1]
+            reply = Reply(said, False, len(text.split()), 1.0, reader=self.name, sure=self.likely >= limit)
+            yield reply._replace(unanswered=self.refuses, unanswerable=0.9 if self.refuses else 0.1)
 
 
 @pytest.fixture
@@ -92,6 +95,25 @@ def test_an_unsure_reader_is_heard_where_short_answers_are_wanted(reading, reade
         short = reading.ask(QUESTION, mode=mode, style="short", **FEW)
         assert short.text != short.statement == answer.statement
     assert reading.ask(QUESTION, mode="text", **FEW).text == "ferry."  # nothing else was said
+
+
+def test_a_refusal_gives_way_to_the_statement_or_is_said(reading, reader):
+    heard = reading.ask(QUESTION, **FEW)
+    assert (heard.unanswered, heard.unanswerable) == (False, 0.1)
+    reader.refuses = True
+    for mode in ("atoms", "both"):
+        answer = reading.ask(QUESTION, mode=mode, **FEW)
+        assert (answer.text, answer.reader) == (answer.statement, None)
+        short = reading.ask(QUESTION, mode=mode, style="short", **FEW)
+        assert (short.text, short.reader) == (UNANSWERED, "listener@0")
+        assert short.statement == answer.statement
+        for one in (answer, short):
+            assert (one.unanswered, one.unanswerable, one.abstained) == (True, 0.9, False)
+            assert one.atoms  # where to look
+    text = reading.ask(QUESTION, mode="text", **FEW)
+    assert (text.text, text.unanswered) == (UNANSWERED, True)  # nothing was stated
+    silent = reading.ask(QUESTION, style="statement", **FEW)
+    assert (silent.unanswered, silent.unanswerable) == (False, None)
 
 
 def test_the_base_speaks_for_itself(reading, reader):
