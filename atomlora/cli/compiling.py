@@ -9,7 +9,6 @@ import click
 
 from atomlora.bases import EMBEDDED_BASE
 from atomlora.cli import options
-from atomlora.quantised import quantised_name
 
 
 @click.command("compile")
@@ -82,8 +81,6 @@ def compile_command(
 
     files = behaviour_files(src, examples, kind, mount, tenant)
     settings = compile_settings(**chosen)
-    if base_quantisation is not None:
-        base = quantised_name(base or EMBEDDED_BASE, base_quantisation)
-    how: dict[str, Any] = {"base": base, "questions": questions, "device": device}
-    how |= {"examples": files, "mount": mount or "always", "tenant": tenant}
+    how: dict[str, Any] = {"base": base, "base_quantisation": base_quantisation, "questions": questions}
+    how |= {"examples": files, "mount": mount or "always", "tenant": tenant, "device": device}
     show_report(compile_shown(src, store, settings, **how), as_json)

@@ -20,6 +20,7 @@ from atomlora.compiler.rank import with_rank
 from atomlora.compiler.report import atom_counts, failures
 from atomlora.compiler.routing import found_conflicts, routing_of
 from atomlora.compiler.session import TrainingSession
+from atomlora.quantised import quantised_name
 from atomlora.questions.cache import cached
 from atomlora.settings import CompileSettings
 from atomlora.store import Store
@@ -31,6 +32,7 @@ def compile_corpus(
     settings: CompileSettings | None = None,
     *,
     base: str | None = None,
+    base_quantisation: str | None = None,
     questions: Path | None = None,
     examples: Sequence[Path] | None = None,
     mount: str = "always",
@@ -40,7 +42,7 @@ def compile_corpus(
     on_progress: Listener | None = None,
 ) -> CompileReport:
     """Compile documents into the store at `store`, as its next version. `base`: name, folder or hub id (default: the
-    store's own, of a new one the embedded base).
+    store's own, of a new one the embedded base), kept in `base_quantisation` (int8 or nf4) where its name says none.
 
     Atoms whose text, questions, base and recipe are those of an atom already in the store (committed, or finished
     by an interrupted run) are kept and not trained again. `examples` are files of examples, each of which makes a
@@ -57,7 +59,8 @@ def compile_corpus(
     passages, skipped = read_passages(sources, teller) if sources or examples is None else ([], [])
     taught = None if examples is None else behaviour_drafts(examples, mount)
     with Store.writer(store) as writer:
-        base = base or (EMBEDDED_BASE if writer.head is None else writer.head.base.name)
+        own = EMBEDDED_BASE if writer.head is None else writer.head.base.name
+        base = quantised_name(base or own, base_quantisation)
         loaded = load_base(base, device, dtype)
         given = given_questions(drafts_from(passages, tenant), questions)
         settings = with_rank(settings or CompileSettings(), given, writer.head, loaded.tokenizer)

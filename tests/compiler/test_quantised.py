@@ -1,6 +1,8 @@
 """Bases in 8 and 4 bits: what they are called, that they compute nearly what the base computes, whole compiles."""
 
 import importlib.util
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -98,3 +100,17 @@ def test_compile_and_ask(tiny_world, wide_folder, documents, tmp_path, kind, mon
     assert (other.atoms_new, other.atoms_kept) == (4, 0)
     with pytest.raises(BaseModelError, match="was compiled for base"):
         _ = AtomLoRA.open(tmp_path / "store", load_base(name, "cpu"), "cpu").base
+
+
+@pytest.mark.parametrize(("named", "wanted"), [(None, "the store's+nf4"), ("another", "another+nf4")])
+def test_without_a_name_the_stores_own_base_is_quantised(documents, tmp_path, monkeypatch, named, wanted):
+    def refuse(name, *_):
+        raise BaseModelError(f"asked for {name}")
+
+    head = SimpleNamespace(base=SimpleNamespace(name="the store's"))
+    writer = nullcontext(SimpleNamespace(head=head))
+    monkeypatch.setattr("atomlora.compiler.compile.Store", SimpleNamespace(writer=lambda _: writer))
+    monkeypatch.setattr("atomlora.compiler.compile.load_base", refuse)
+    with pytest.raises(BaseModelError) as raised:
+        compile_corpus([documents], tmp_path / "store", SETTINGS, base=named, base_quantisation="nf4")
+    assert str(raised.value) == f"asked for {wanted}"
