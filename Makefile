@@ -14,7 +14,8 @@ PYTEST_ARGS ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 READY := .venv/.ready
-BENCHES = $(basename $(notdir $(shell grep -l -e '"--json"' bench/*.py)))
+# Benchmarks that can do without files of the user's; the others say by --help what they want
+BENCHES = $(basename $(notdir $(shell grep -l -e '"--json"' bench/*.py | xargs grep -L -e 'required=True')))
 
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
@@ -66,7 +67,7 @@ format: $(READY)  ## ruff's formatting and the fixes it is sure of
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY)  ## every benchmark, into bench/results/*.json
+bench: $(READY)  ## every benchmark that needs no files from elsewhere, into bench/results/*.json
 	mkdir -p bench/results
 	set -e; for name in $(BENCHES); do \
 	  echo "bench/$$name.py" >&2; \
