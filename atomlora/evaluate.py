@@ -250,9 +250,16 @@ def _ask(
             yield from ask_documents(model.base, questions, contexts, max_new_tokens)
     else:
         for answer in model.ask_batch(questions, mode, top_k, max_new_tokens, style=style, where=where):
-            reply = Reply(answer.text, answer.abstained, answer.prompt_tokens, answer.latency_ms)
-            reply = reply._replace(statement=answer.statement, reader=answer.reader)
-            yield reply._replace(unanswered=answer.unanswered, unanswerable=answer.unanswerable)
+            yield Reply(
+                answer.text,
+                answer.abstained,
+                answer.prompt_tokens,
+                answer.latency_ms,
+                statement=answer.statement,
+                reader=answer.reader,
+                unanswerable=answer.unanswerable,
+                unanswered=answer.unanswered,
+            )
 
 
 def scored(one: GoldenQuestion, reply: Reply, mode: str) -> ScoredAnswer:

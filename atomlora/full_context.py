@@ -114,8 +114,16 @@ def ask_documents(
         latency_ms = (time.perf_counter() - start) * 1000
         heard = [(None, False)] * len(part) if refusing is None else refusing.heard()
         for (prompt, cut), (text, lost), (chance, refused) in zip(part, texts, heard, strict=True):
-            reply = Reply("" if refused else text, False, len(prompt), latency_ms, cut, sure=not (lost or refused))
-            yield reply._replace(unanswerable=chance, unanswered=refused)
+            yield Reply(
+                "" if refused else text,
+                False,
+                len(prompt),
+                latency_ms,
+                cut,
+                sure=not (lost or refused),
+                unanswerable=chance,
+                unanswered=refused,
+            )
 
 
 def fit_prompt(

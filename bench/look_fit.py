@@ -21,7 +21,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import argparse
 import sys
-from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,15 +28,12 @@ import numpy as np
 import torch
 
 from atomlora.bases import EMBEDDED_BASE, Base, cache_folder, load_base
-from atomlora.router import GENERAL_QUESTIONS, RouterSettings, load_embedder
 from atomlora.router.confidence import fit_line, scope_logits
-from atomlora.router.late import open_late
 from atomlora.router.logistic import calibration_error, fit_logistic, probabilities
-from atomlora.router.scores import Scorer
 from atomlora.router.second_look import READ, UNSURE
 from atomlora.runtime.evidence import evidence
 
-fit, sets, rivals = beside("router_fit"), beside("router_sets"), beside("router_rivals")
+fit, rivals = beside("router_fit"), beside("router_rivals")
 COVERED, NEAR = 150, 50  # covered questions of a store, and those that are asked without their passage
 MARGIN = 0.3  # of the band that is fitted on beyond the one that is looked at, as a share of what is left to 0 and 1
 TRIED = {"confidence": (0,), "evidence": (1,), "both": (0, 1)}
@@ -54,35 +50,22 @@ class Doubted(NamedTuple):
 
 def doubted(data: Path, work: Path, base: Base) -> list[Doubted]:
     """The questions that the scores of their stores leave open, read by the base."""
-    inputs = sets.Inputs(data, None, work, load_embedder(), sys.maxsize, 0)
-    found = sets.squad_set(inputs, "squad-fit", fit.TITLES, 0)
-    positions = np.array([position for position, _ in found.keys], np.int32)
-    texts = [text for _, text in found.keys]
-    late = open_late(inputs.embedder, found.documents, work / "squad-fit.tokens")
-    scorer = Scorer(found.embeddings, positions, texts, len(found.atoms), RouterSettings(), late=late)
-    title_of = np.array([atom.title for atom in found.atoms])
+    sixteen = fit.opened(data, work)
+    title_of = sixteen.title_of
     titles = list(dict.fromkeys(title_of.tolist()))
     groups = [titles[:8], titles[8:], titles[:4], titles[8:12], titles]
     rows: list[Doubted] = []
     for number, group in enumerate(groups):
-        rows += _of_store(number, np.isin(title_of, group), found, scorer, inputs.embedder, base)
+        rows += _of_store(number, np.isin(title_of, group), sixteen, base)
         print(f"stores: {number + 1}/{len(groups)}, {len(rows)} questions in doubt", file=sys.stderr, flush=True)
     return rows
 
 
-def _of_store(number: int, atoms: np.ndarray, found: Any, scorer: Scorer, embedder: Any, base: Base) -> list[Doubted]:
-    inside = fit.spread([one for one in found.asked if atoms[list(one.atoms)].all()], COVERED)
-    outside = [one for one in found.asked if not atoms[list(one.atoms)].any()]
-    whole = scorer.world(atoms, atoms)
-    asked = [(0, one.question, whole) for one in inside]
-    asked += [(1, question, whole) for question in GENERAL_QUESTIONS]
-    asked += [(2, one.question, whole) for one in fit.spread(outside, fit.FOREIGN_TITLES)]
-    for passage, some in groupby(fit.spread(inside, NEAR), key=lambda one: one.passages):
-        rest = atoms & ~np.isin(found.passage_of, list(passage))
-        asked += [(3, one.question, scorer.world(rest, rest)) for one in some]
-    vectors, tokens = fit.encoded([question for _, question, _ in asked], embedder)
+def _of_store(number: int, atoms: np.ndarray, titles: Any, base: Base) -> list[Doubted]:
+    asked = fit.asked_of(titles, atoms, COVERED, NEAR)
+    vectors, tokens = fit.encoded([question for _, question, _ in asked], titles.embedder)
     scored = [
-        scorer.score_batch([question], vectors[at : at + 1], tokens[at : at + 1], world)[0]
+        titles.scorer.score_batch([question], vectors[at : at + 1], tokens[at : at + 1], world)[0]
         for at, (_, question, world) in enumerate(asked)
     ]
     logits = scope_logits(scored, True)
@@ -93,7 +76,7 @@ def _of_store(number: int, atoms: np.ndarray, found: Any, scorer: Scorer, embedd
     nats = evidence(
         base,
         [asked[at][1] for at in open_ones],
-        [[found.documents[int(atom)] for atom in scored[at].atoms[:READ]] for at in open_ones],
+        [[titles.found.documents[int(atom)] for atom in scored[at].atoms[:READ]] for at in open_ones],
     )
     odds = np.log(chances / (1 - chances))
     return [Doubted(asked[at][0], number, float(odds[at]), value) for at, value in zip(open_ones, nats, strict=True)]
@@ -103,8 +86,7 @@ def fitted(rows: list[Doubted], columns: tuple[int, ...]) -> dict[str, Any]:
     """Coefficients over some of (log-odds, evidence), and what they reach on the half of the titles not seen."""
     features = np.array([[row.logit, row.nats] for row in rows])[:, columns]
     kinds, stores = np.array([row.kind for row in rows]), np.array([row.store for row in rows])
-    weights = np.array(fit.SHARES)[kinds] / np.bincount(kinds)[kinds]
-    weights *= len(rows) / weights.sum()
+    weights = fit.balanced(kinds)
     covered, nothing = kinds == 0, np.zeros(len(columns) + 1)
     sure, judged = np.zeros(len(rows)), stores < 4
     for half in (0, 1):

@@ -166,7 +166,7 @@ class Run:
         arguments, name = self.arguments, qa_oracle.NAME
         how = {"base": arguments.base, "device": arguments.device, "dtype": arguments.dtype}
         spent = qa_oracle.compile_oracle(self.found.documents, self.found.golden, self.work / name, **how)
-        row = self.done.get(key := self.key(name, spent["version"]))
+        row = self.done.get(key := self.key(name, spent["compile"]["version"]))
         if row is None:
             asking = {"top_k": arguments.top_k, "max_new_tokens": NEW_TOKENS, "batch_size": arguments.batch_size}
             row = self.done.keep(key, qa_oracle.ask_oracle(self.work / name, self.golden, asking, self.opening))
@@ -248,9 +248,6 @@ def show(result: dict[str, Any]) -> None:
         print(f"{one['set']}: {compiled['atoms_total']} atoms, {compiled['atoms_failed']} not learnt in full")
         print(f"  compiled in {compiled['cpu_s']:.0f} CPU s, {compiled['size_bytes'] / 1024:.0f} KiB of weights")
         for kind, rival in one["rivals"].items():
-            if kind == qa_oracle.NAME:
-                print(f"  {kind}: {rival['atoms_total']} atoms in {rival['cpu_s']:.0f} CPU s")
-                continue
             size = f"{rival['size_bytes'] / 1024:.0f} KiB"
             print(f"  {kind}: {rival['adapters']} adapters in {rival['cpu_s']:.0f} CPU s, {size}")
         if routing is not None:

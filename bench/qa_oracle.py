@@ -11,16 +11,25 @@ from atomlora import AtomLoRA, compile_corpus
 from atomlora.evaluate import ScoredAnswer, evaluate
 from atomlora.golden import GoldenQuestion
 from atomlora.settings import CompileSettings
+from atomlora.store import Store
 
 NAME = "oracle"
 
 
 def compile_oracle(documents: Path, golden: Path, store: Path, **how: Any) -> dict[str, Any]:
-    """Compile the store and say what came of it; `cpu_s` of this run."""
+    """Compile the store and say what that took, as of the other rivals (`cpu_s` and `wall_s` of this run), and the
+    run's report."""
     settings, began = CompileSettings(question_writer="none"), time.process_time()
     report = compile_corpus([documents], store, settings, questions=golden, **how)
-    kept = report.model_dump(mode="json", exclude={"store", "failed", "skipped", "conflicts"})
-    return kept | {"cpu_s": time.process_time() - began}
+    with Store.open(store) as made:
+        size = sum(entry.size for entry in made.entries())
+    return {
+        "adapters": report.atoms_total,
+        "cpu_s": time.process_time() - began,
+        "wall_s": report.seconds,
+        "size_bytes": size,
+        "compile": report.model_dump(mode="json", exclude={"store", "failed", "skipped", "conflicts"}),
+    }
 
 
 def ask_oracle(

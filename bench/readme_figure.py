@@ -12,13 +12,13 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from beside import FOLDER
+from beside import FOLDER, beside
 
+plots = beside("qa_plots")
 ROW = re.compile(
     r"\| (?P<mode>[^|]+?) \| (?:\*\*)?(?P<share>\d+) %(?:\*\*)?(?: \((?P<low>\d+)[-–](?P<high>\d+)\))? "
     r"\| [\d.]+ \| (?:\*\*)?(?P<tokens>\d+)(?:\*\*)? \|"
 )
-INK, OURS, THEIRS = "#222222", "#1b6ca8", "#b9c2cc"
 
 
 class Mode(NamedTuple):
@@ -49,17 +49,17 @@ def draw(rows: list[Mode], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    matplotlib.rcParams.update({"svg.hashsalt": "atomlora", "font.size": 10, "text.color": INK})
+    matplotlib.rcParams.update({"svg.hashsalt": "atomlora", "font.size": 10, "text.color": plots.INK})
     from matplotlib import pyplot
 
     rows = rows[::-1]
-    places, colours = range(len(rows)), [OURS if row.ours else THEIRS for row in rows]
+    places, colours = range(len(rows)), [plots.OURS if row.ours else plots.THEIRS for row in rows]
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 0.5 * len(rows) + 1), sharey=True, width_ratios=[2, 1])
     left.barh(places, [row.share for row in rows], 0.6, color=colours)
     for place, row in zip(places, rows, strict=True):
         if row.low < row.high:
             error = [[row.share - row.low], [row.high - row.share]]
-            left.errorbar(row.share, place, xerr=error, color=INK, capsize=3)
+            left.errorbar(row.share, place, xerr=error, color=plots.INK, capsize=3)
         left.text(row.high + 2, place, f"{row.share} %", va="center")
         right.text(row.tokens + 6, place, str(row.tokens), va="center")
     right.barh(places, [row.tokens for row in rows], 0.6, color=colours)

@@ -25,9 +25,9 @@ from atomlora.bases import EMBEDDED_BASE, cache_folder, load_base
 from atomlora.defaults import TOP_K
 from atomlora.errors import AtomLoraError, UsageError
 from atomlora.golden import read_jsonl
+from atomlora.reader.refusals import may_answer
 from atomlora.reader.registry import reader_for
 from atomlora.router import RouterSettings, load_embedder
-from atomlora.router.lexical import words
 
 sets, rivals = beside("router_sets"), beside("router_rivals")
 routed = beside("router").Routed
@@ -53,17 +53,11 @@ def asked_texts(data: Path, work: Path, count: int) -> list[dict[str, Any]]:
             if not one.atoms & set(some):
                 continue
         else:
-            wanted = set(words(answer)) or set(metrics.normalise(answer))
-            without = [at for at in ranked.numbers if not wanted <= held_words(found.atoms[at].text)]
+            without = [at for at in ranked.numbers if not may_answer(found.atoms[at].text, answer)]
             some = without[: len(some)]
         text = "\n".join(dict.fromkeys(found.atoms[at].text for at in some))
         rows.append({"question": one.question, "answer": answer, "text": text, "answerable": answerable})
     return rows
-
-
-def held_words(text: str) -> set[str]:
-    """The words of a text, with and without their endings."""
-    return {*words(text), *metrics.normalise(text)}
 
 
 def figures(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

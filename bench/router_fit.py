@@ -70,8 +70,17 @@ class Row(NamedTuple):
     plain: Candidates
 
 
-def rows_of(data: Path, work: Path) -> list[Row]:
-    """The questions, asked of their stores."""
+class Titles(NamedTuple):
+    """The sixteen titles as one set, its scorer with late interaction, and each atom's title."""
+
+    found: Any
+    scorer: Scorer
+    embedder: Any
+    title_of: np.ndarray
+
+
+def opened(data: Path, work: Path) -> Titles:
+    """The titles with their vectors and token states, which are kept below `work`."""
     inputs = sets.Inputs(data, None, work, load_embedder(), sys.maxsize, 0)
     found = sets.squad_set(inputs, "squad-fit", TITLES, 0)
     scorer = Scorer(
@@ -82,36 +91,50 @@ def rows_of(data: Path, work: Path) -> list[Row]:
         RouterSettings(),
         late=open_late(inputs.embedder, found.documents, work / "squad-fit.tokens"),
     )
-    title_of = np.array([atom.title for atom in found.atoms])
-    titles = list(dict.fromkeys(title_of.tolist()))
-    groups = [titles[:GROUP], titles[GROUP:], *([title] for title in titles)]
-    rows: list[Row] = []
-    for number, group in enumerate(groups):
-        store = Store(np.isin(title_of, group), len(group), int(titles.index(group[0]) >= GROUP))
-        rows += store_rows(store, found, scorer, inputs.embedder)
-        print(f"stores: {number + 1}/{len(groups)}", file=sys.stderr, flush=True)
-    return rows
+    return Titles(found, scorer, inputs.embedder, np.array([atom.title for atom in found.atoms]))
 
 
-def store_rows(store: Store, found: Any, scorer: Scorer, embedder: Any) -> list[Row]:
-    """What a store makes of each question."""
-    inside = [one for one in found.asked if store.atoms[list(one.atoms)].all()]
-    outside = [one for one in found.asked if not store.atoms[list(one.atoms)].any()]
-    inside, outside = spread(inside, COVERED[store.titles]), spread(outside, FOREIGN_TITLES)
-    whole = scorer.world(store.atoms, store.atoms)
+def asked_of(titles: Titles, atoms: np.ndarray, covered: int, near: int) -> list[tuple[int, str, Any]]:
+    """(which of KINDS, question, the world in which it is asked) of a store of these atoms (bool mask): so many covered
+    questions, all general ones, FOREIGN_TITLES about other titles, and `near` of the covered ones as near misses."""
+    found, scorer = titles.found, titles.scorer
+    inside = spread([one for one in found.asked if atoms[list(one.atoms)].all()], covered)
+    outside = spread([one for one in found.asked if not atoms[list(one.atoms)].any()], FOREIGN_TITLES)
+    whole = scorer.world(atoms, atoms)
     asked = [
         *((0, one.question, whole) for one in inside),
         *((1, question, whole) for question in GENERAL_QUESTIONS),
         *((2, one.question, whole) for one in outside),
     ]
-    for passage, some in groupby(inside, key=lambda one: one.passages):
-        rest = store.atoms & ~np.isin(found.passage_of, list(passage))
+    for passage, some in groupby(spread(inside, near), key=lambda one: one.passages):
+        rest = atoms & ~np.isin(found.passage_of, list(passage))
         asked += [(3, one.question, scorer.world(rest, rest)) for one in some]
-    vectors, tokens = encoded([question for _, question, _ in asked], embedder)
+    return asked
+
+
+def rows_of(data: Path, work: Path) -> list[Row]:
+    """The questions, asked of their stores."""
+    sixteen = opened(data, work)
+    title_of = sixteen.title_of
+    titles = list(dict.fromkeys(title_of.tolist()))
+    groups = [titles[:GROUP], titles[GROUP:], *([title] for title in titles)]
+    rows: list[Row] = []
+    for number, group in enumerate(groups):
+        store = Store(np.isin(title_of, group), len(group), int(titles.index(group[0]) >= GROUP))
+        rows += store_rows(store, sixteen)
+        print(f"stores: {number + 1}/{len(groups)}", file=sys.stderr, flush=True)
+    return rows
+
+
+def store_rows(store: Store, titles: Titles) -> list[Row]:
+    """What a store makes of each question."""
+    covered = COVERED[store.titles]
+    asked = asked_of(titles, store.atoms, covered, covered)
+    vectors, tokens = encoded([question for _, question, _ in asked], titles.embedder)
     rows = []
     for at, (kind, question, world) in enumerate(asked):
         one = slice(at, at + 1)
-        pair = [scorer.score_batch([question], vectors[one], states, world)[0] for states in (tokens[one], ())]
+        pair = [titles.scorer.score_batch([question], vectors[one], states, world)[0] for states in (tokens[one], ())]
         rows.append(Row(kind, store.half, *pair))
     return rows
 
@@ -133,13 +156,18 @@ def spread(some: Sequence[Any], many: int) -> list[Any]:
     return [some[at * len(some) // many] for at in range(many)]
 
 
+def balanced(kinds: np.ndarray) -> np.ndarray:
+    """Weights (n,) by which each of KINDS has its share of SHARES, 1 in the mean."""
+    weights: np.ndarray = np.array(SHARES)[kinds] / np.bincount(kinds)[kinds]
+    return weights * len(kinds) / weights.sum()
+
+
 def fitted(rows: Sequence[Row], part: str, count: int) -> dict[str, Any]:
     """Coefficients over the first `count` features of the candidates in `part`, and what they reach on titles not
     seen."""
     features = np.array([scope_features(getattr(row, part))[:count] for row in rows])
     kinds, halves = np.array([row.kind for row in rows]), np.array([row.half for row in rows])
-    weights = np.array(SHARES)[kinds] / np.bincount(kinds)[kinds]
-    weights *= len(rows) / weights.sum()
+    weights = balanced(kinds)
     covered, nothing = kinds == 0, np.zeros(count + 1)
     sure = np.zeros(len(rows))
     for half in (0, 1):

@@ -35,7 +35,7 @@ def with_refusals(examples: Sequence[ReaderExample], share: float, seed: int) ->
     for one in (order * (wanted // max(len(order), 1) + 1))[: max(wanted, 0)]:
         for text in _candidates(one.question, texts, index, generator):
             asked = ReaderExample(text=text, question=one.question, answer=None)
-            if asked not in known and not _may_answer(text, str(one.answer)):
+            if asked not in known and not may_answer(text, str(one.answer)):
                 known.add(asked)
                 drawn.append(asked)
                 break
@@ -50,7 +50,7 @@ def refusal_step(tokenizer: Any, refusal: str) -> tuple[int, int]:
     return step, said[step]
 
 
-def _may_answer(text: str, answer: str) -> bool:
+def may_answer(text: str, answer: str) -> bool:
     """Whether all words of the answer occur in the text, whatever their endings."""
     wanted, held = set(words(answer)) or set(normalise(answer)), {*words(text), *normalise(text)}
     return wanted <= held

@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
+from neighbours import beside
 
 from atomlora.kernels import AdapterPool, FactorPool, available_backends, sum_delta, sum_delta_gated, sum_delta_many
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
 
-def beside(name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-cases, gated = beside("test_sum_delta"), beside("test_sum_delta_gated")
+# The pools, slots and the loop in float64 of the other backends' tests
+cases, gated = beside(__file__, "test_sum_delta"), beside(__file__, "test_sum_delta_gated")
 
 
 def on_gpu(pool: FactorPool) -> FactorPool:

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from neighbours import beside
 
 from atomlora.errors import BackendError
 from atomlora.kernels import Activation, FactorPool, dispatch, sum_delta_gated
 
-_spec = importlib.util.spec_from_file_location("sum_delta_cases", Path(__file__).with_name("test_sum_delta.py"))
-assert _spec is not None
-assert _spec.loader is not None
-cases = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(cases)
-
+cases = beside(__file__, "test_sum_delta")
 ACTIVATIONS = ("silu", "gelu_tanh")
 Pools = tuple[FactorPool, FactorPool]
 

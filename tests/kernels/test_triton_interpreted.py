@@ -6,13 +6,11 @@ Triton decides when it is imported whether kernels are interpreted, so these run
 
 from __future__ import annotations
 
-import importlib.util
 import os
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from neighbours import beside
 
 from atomlora.kernels import sum_delta, sum_delta_gated, sum_delta_many
 
@@ -20,17 +18,8 @@ pytest.importorskip("triton")
 pytestmark = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="needs TRITON_INTERPRET=1")
 
 
-# The pools, slots and the loop in float64 of the other backends' tests; test folders are no packages.
-def beside(name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-cases, gated = beside("test_sum_delta"), beside("test_sum_delta_gated")
+# The pools, slots and the loop in float64 of the other backends' tests
+cases, gated = beside(__file__, "test_sum_delta"), beside(__file__, "test_sum_delta_gated")
 
 
 @pytest.mark.parametrize(
