@@ -2,8 +2,8 @@
 two rivals trained by PEFT, and atoms that learnt the very questions.
 
     python bench/qa.py [--json] [--plots DIR] [--sets sample,squad,tofu,…] [--data DIR] [--limit N] [--documents N]
-                       [--modes none,text,full,big,atoms,both,auto,extract,lora,prag,prag-all,oracle] [--hops N]
-                       [--reader auto|none|DIR]
+                       [--modes none,text,full,big,atoms,both,auto,extract,lora,prag,prag-all,prag-recalled,oracle]
+                       [--hops N] [--reader auto|none|DIR]
 
 Each set is compiled into a store of its own (a store that is there is brought up to date, which keeps its atoms), and
 its questions, of which no compile run sees any, are asked in every mode in one run. Every row that is done is kept

@@ -8,7 +8,9 @@
   behind the passage and behind the base's own rewriting of it, the others alone; to answer, the adapters of up to three
   passages are joined (`cat`, weights 1) and the prompt holds no text. Three things are different here: the questions
   are those of this project's writer, since the base is too small to write any; a passage is up to 100 words of
-  sentences in a row; and nothing is padded to 3,000 tokens. prag-all has every written question instead of three.
+  sentences in a row; and nothing is padded to 3,000 tokens. prag-all has every written question instead of three;
+  prag-recalled goes on until the three answers are greedy without a passage, or PRAG_MOST epochs: what PRAG's recipe
+  takes to recall what it is trained on, as atoms do.
 """
 
 from __future__ import annotations
@@ -37,11 +39,11 @@ from atomlora.training.trainer import AtomJob
 from atomlora.training.trunk import IGNORED, Example
 from atomlora.wordings import training_wordings
 
-RIVALS = ("lora", "prag", "prag-all")
+RIVALS = ("lora", "prag", "prag-all", "prag-recalled")
 MLP = ["gate_proj", "up_proj", "down_proj"]
 EPOCHS, LORA_RATE, LORA_BATCH = 12, 1e-3, 8
 PRAG = LoraConfig(r=2, lora_alpha=32, target_modules=MLP, lora_dropout=0.0, task_type="CAUSAL_LM")
-PRAG_EPOCHS, PRAG_RATE, PRAG_QUESTIONS, PRAG_PASSAGES, PASSAGE_WORDS, SEED = 2, 3e-4, 3, 3, 100, 42
+PRAG_EPOCHS, PRAG_MOST, PRAG_RATE, PRAG_QUESTIONS, PRAG_PASSAGES, PASSAGE_WORDS, SEED = 2, 60, 3e-4, 3, 3, 100, 42
 REWRITE = (
     "Rewrite the following passage. While keeping the entities, proper nouns, and key details such as names, "
     "locations, and terminology intact, create a new version of the text that expresses the same ideas in a different "
@@ -102,7 +104,7 @@ def train_rival(
     folders = [folder / str(number) for number in range(len(passages))]
     for number, (passage, place) in enumerate(zip(passages, folders, strict=True), start=1):
         if not (place / "training.json").is_file():
-            train_passage(base, passage, PRAG_QUESTIONS if kind == "prag" else None, place)
+            train_passage(base, passage, kind, place)
         tell(f"{kind}: passage {number}/{len(passages)}")
     return folders
 
@@ -160,11 +162,11 @@ def _batches(examples: Sequence[Example], order: random.Random) -> list[tuple[Ex
     return batches
 
 
-def train_passage(base: Base, passage: Passage, questions: int | None, folder: Path) -> None:
-    """One passage by PRAG's recipe; the time to write the questions is not counted."""
+def train_passage(base: Base, passage: Passage, kind: str, folder: Path) -> None:
+    """One passage by PRAG's recipe; the time to write the questions and to look what is recalled is not counted."""
     torch.manual_seed(SEED)
     began, wall = time.process_time(), time.perf_counter()
-    asked = passage.questions(questions)
+    asked = passage.questions(None if kind == "prag-all" else PRAG_QUESTIONS)
     rewritten = rewriting(base, passage.text)
     rewriting_s = time.process_time() - began
     rows: list[list[int]] = []
@@ -175,19 +177,33 @@ def train_passage(base: Base, passage: Passage, questions: int | None, folder: P
     torch.manual_seed(SEED)  # every passage begins with the same adapter
     model = get_peft_model(base.model, PRAG)
     optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=PRAG_RATE)
-    loss = torch.zeros(())
-    for _ in range(PRAG_EPOCHS):
+    loss, right, epochs, looking, looking_wall = torch.zeros(()), 0, 0, 0.0, 0.0
+    while epochs < (PRAG_MOST if kind == "prag-recalled" else PRAG_EPOCHS) and right < len(asked):
         for row in rows:
             ids = torch.tensor([row], device=base.model.device)
             optimiser.zero_grad()
             loss = model(input_ids=ids, labels=ids).loss
             loss.backward()
             optimiser.step()
-    steps = PRAG_EPOCHS * len(rows)
-    record = {"rank": PRAG.r, "examples": len(rows), "steps": steps, "loss": round(float(loss.detach()), 4)}
-    seconds = {"cpu_s": time.process_time() - began, "wall_s": time.perf_counter() - wall}
+        epochs += 1
+        if epochs >= PRAG_EPOCHS:
+            since, since_wall = time.process_time(), time.perf_counter()
+            right = sum(recalled(base, question, answer) for question, answer in asked)
+            looking += time.process_time() - since
+            looking_wall += time.perf_counter() - since_wall
+    record = {"rank": PRAG.r, "examples": len(rows), "steps": epochs * len(rows), "loss": float(loss.detach())}
+    record |= {"right": right, "of": len(asked)}
+    seconds = {"cpu_s": time.process_time() - began - looking, "wall_s": time.perf_counter() - wall - looking_wall}
     _keep(model, folder, record | seconds | {"rewriting_cpu_s": rewriting_s})
     model.unload()
+
+
+@torch.no_grad()
+def recalled(base: Base, question: str, answer: str) -> bool:
+    """Whether every token of the answer is greedy behind the question, no passage shown."""
+    prompt, row = (prag_prompt(base.tokenizer, question, None, said) for said in (None, answer))
+    logits = base.model(torch.tensor([row], device=base.model.device)).logits[0, len(prompt) - 1 : -1]
+    return logits.argmax(-1).tolist() == row[len(prompt) :]
 
 
 @torch.no_grad()
