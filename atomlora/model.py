@@ -225,7 +225,7 @@ class AtomLoRA:
                 self.base.model,
                 self.atoms,
                 capacity=self._capacity,
-                policies=policies_for(self.store, self._on_conflict, self._policies, self._interference),
+                policies=policies_for(self.store, self.atoms, self._on_conflict, self._policies, self._interference),
             ),
         )
 

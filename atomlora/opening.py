@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, get_args
 
 from atomlora.answers import OffTopic
@@ -10,6 +10,7 @@ from atomlora.errors import BaseModelError, UsageError
 from atomlora.quantised import quantised_name, split_name
 
 if TYPE_CHECKING:
+    from atomlora.atom import Atom
     from atomlora.bases import Base
     from atomlora.composer import Policy
     from atomlora.conflicts.records import OnConflict
@@ -56,13 +57,18 @@ def looks_again(store: Store, wanted: bool) -> bool:
 
 
 def policies_for(
-    store: Store, on_conflict: OnConflict | None, more: Sequence[Policy], interference: PolicySettings | str | None
+    store: Store,
+    atoms: Mapping[str, Atom],
+    on_conflict: OnConflict | None,
+    more: Sequence[Policy],
+    interference: PolicySettings | str | None,
 ) -> tuple[Policy, ...]:
-    """The composer's policies: what to do with contradictions (default: as compiled), then `more`, and last what to
-    do with atoms that disturb each other, where the store has records of it."""
+    """The composer's policies for a version with `atoms` by id: what to do with contradictions (default: as compiled),
+    then `more`, and last what to do with atoms that disturb each other, where the store has records of it."""
     from atomlora.conflicts.policy import conflict_policy
+    from atomlora.conflicts.seen import tellable
     from atomlora.interference.policy import store_policies
 
     compiled = store.manifest.settings.get("on_conflict", "warn")
-    conflicts = conflict_policy(store.conflicts(), on_conflict or compiled)
+    conflicts = conflict_policy(tellable(store.conflicts(), atoms), on_conflict or compiled)
     return (conflicts, *more, *store_policies(store, interference))

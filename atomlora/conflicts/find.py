@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from atomlora.atom import Atom
 from atomlora.conflicts.compare import Contradiction, Statement, contradiction
 from atomlora.conflicts.newest import latest, newest
 from atomlora.conflicts.records import ConflictRecord, Side
+from atomlora.conflicts.seen import seen_by_both, viewers
 from atomlora.metrics import contains
 from atomlora.router.index import KeyIndex, index_kind
 
@@ -19,28 +21,38 @@ LEAST_COSINE = 0.5  # of the embeddings of two atoms' texts; a changed policy in
 FirstSeen = Callable[[frozenset[str]], dict[str, int]]
 
 
+class _Found(NamedTuple):
+    """Two atoms at the places by which they are judged, how they contradict each other, and whether these are all."""
+
+    a: Atom
+    b: Atom
+    how: Contradiction
+    whole: bool
+
+
 def find_conflicts(atoms: Sequence[Atom], texts: np.ndarray, first_seen: FirstSeen) -> list[ConflictRecord]:
     """The conflicts among `atoms`, in their order. `texts` float32 (n, d): unit embeddings of the atoms' texts.
-    `first_seen` tells of some atoms the number of the version in which each first appeared, asked only if there are
-    conflicts."""
-    statements = [
-        Statement(atom.text, atom.title, atom.headings, tuple(place.source for place in atom.provenances))
-        for atom in atoms
-    ]
-    found = [
-        (i, j, one)
-        for i, j in _neighbours(texts)
-        if _meet(atoms[i], atoms[j]) and (one := contradiction(statements[i], statements[j])) is not None
-    ]
-    if not found:
-        return []
-    seen = first_seen(frozenset(atoms[k].id for i, j, _ in found for k in (i, j)))
-    return [_record(atoms[i], atoms[j], one, seen) for i, j, one in found]
+    `first_seen` tells of some atoms the number of the version in which each first appeared, asked only of those that
+    dates do not settle."""
+    found = [one for i, j in _neighbours(texts) if (one := _compared(atoms[i], atoms[j])) is not None]
+    # The version tells of all places of an atom at once, so not where some are hidden.
+    unsettled = [one for one in found if one.whole and newest(one.a, one.b, {}) is None]
+    seen = first_seen(frozenset(atom.id for one in unsettled for atom in (one.a, one.b))) if unsettled else {}
+    return [_record(one.a, one.b, one.how, seen if one.whole else {}) for one in found]
 
 
-def _meet(a: Atom, b: Atom) -> bool:
-    """Whether anybody's question can be routed to both: what two tenants say of the same thing is no conflict."""
-    return bool(a.tenants & b.tenants) or None in a.tenants | b.tenants
+def _compared(a: Atom, b: Atom) -> _Found | None:
+    """How two atoms contradict each other, if anybody's question can be routed to both: what two tenants say of the
+    same thing is no conflict."""
+    if not viewers(a, b):
+        return None
+    seen = seen_by_both(a, b)
+    how = contradiction(*(_statement(atom) for atom in seen))
+    return how and _Found(*seen, how, whole=seen[0] is a and seen[1] is b)
+
+
+def _statement(atom: Atom) -> Statement:
+    return Statement(atom.text, atom.title, atom.headings, tuple(place.source for place in atom.provenances))
 
 
 def _neighbours(texts: np.ndarray) -> Iterator[tuple[int, int]]:

@@ -9,6 +9,7 @@ from atomlora.conflicts.find import find_conflicts
 from atomlora.conflicts.newest import FIRST_VERSION, newest
 from atomlora.conflicts.policy import conflict_policy
 from atomlora.conflicts.records import checked_choice
+from atomlora.conflicts.seen import tellable
 from atomlora.errors import ConflictError, UsageError
 from atomlora.router import RoutedAtom
 
@@ -120,10 +121,64 @@ def test_an_unknown_choice_is_a_usage_error():
 
 
 def test_what_two_tenants_say_of_the_same_thing_is_no_conflict(old, new):
-    def owned(atom, tenant):
-        places = tuple(place.model_copy(update={"tenant": tenant}) for place in atom.provenances)
-        return atom.model_copy(update={"provenances": places})
-
     assert conflicts_of(owned(old, "acme"), owned(new, "globex")) == []
     assert len(conflicts_of(owned(old, "acme"), owned(new, "acme"))) == 1
     assert len(conflicts_of(owned(old, None), owned(new, "globex"))) == 1  # whoever is globex is told both
+
+
+def owned(atom, *tenants):
+    """The atom in a document of each tenant."""
+    places = tuple(place.model_copy(update={"tenant": one}) for one in tenants for place in atom.provenances)
+    return atom.model_copy(update={"provenances": places})
+
+
+def at(atom, source, date, tenant):
+    """The atom in one more document."""
+    place = atom.provenances[0].model_copy(update={"source": source, "date": date, "tenant": tenant})
+    return atom.model_copy(update={"provenances": (*atom.provenances, place)})
+
+
+@pytest.mark.parametrize("owner", [None, "acme"])
+def test_another_tenants_documents_are_neither_named_nor_judged_by(old, new, owner):
+    mine = at(owned(old, owner), "secret merger.md", "2024", "rival")
+    (found,) = conflicts_of(mine, owned(new, owner))
+    assert (found.older.source, found.older.date, found.newer.date) == ("luggage-2015.md", "2015", "2023")
+    assert "secret" not in found.reason
+
+
+def test_of_a_sentence_of_two_tenants_neither_is_told(old, new):
+    (found,) = conflicts_of(owned(old, "acme", "rival"), new)
+    assert {found.older.source, found.newer.source} == {None, "luggage-2023.md"}
+    assert found.decided_by is None
+    vectors = np.ones((2, 4), np.float32) / 2
+    (found,) = find_conflicts([owned(old, "acme", "rival"), new], vectors, lambda ids: {old.id: 0, new.id: 1})
+    assert found.decided_by is None
+
+
+def test_records_of_older_compiles_tell_nothing_of_other_tenants(old, new):
+    hidden = at(owned(old, "acme"), "secret merger.md", "2024", "rival")
+    (fair,) = conflicts_of(old, new)
+    leaking = fair.model_copy(
+        update={
+            "older": fair.newer,
+            "newer": fair.older.model_copy(update={"source": "secret merger.md", "date": "2024"}),
+            "decided_by": "the date in its title or file name (2024)",
+        }
+    )
+    (told,) = tellable([leaking], {hidden.id: hidden, new.id: new})
+    assert (told.newer.source, told.newer.date, told.decided_by) == (None, None, None)
+    assert "2024" not in told.reason
+    kept = conflict_policy([told], "newest")(selection_of(old, new))
+    assert len(kept.atoms) == 2
+    assert tellable([fair], {old.id: old, new.id: new}) == [fair]
+
+
+def test_versions_are_asked_only_of_what_dates_do_not_settle(old, new, make_atom):
+    def never(ids):
+        raise AssertionError(ids)
+
+    vectors = np.ones((2, 4), np.float32) / 2
+    assert len(find_conflicts([old, new], vectors, never)) == 1
+    undated = make_atom(NEW, "b.md")
+    (found,) = find_conflicts([old, undated], vectors, lambda ids: {old.id: 1, undated.id: 0})
+    assert (found.newer.atom, found.decided_by) == (old.id, FIRST_VERSION)
