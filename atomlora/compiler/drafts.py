@@ -103,19 +103,20 @@ def reuse(
 
 
 def of_tenant(atoms: Iterable[Atom], tenant: str | None) -> list[Atom]:
-    """The atoms of a tenant's documents, at their places in these; behaviours are everybody's."""
+    """The atoms of a tenant's documents, at their places in these."""
     return _at_places(atoms, lambda place: place.tenant == tenant)
 
 
 def of_others(atoms: Iterable[Atom], tenant: str | None) -> list[Atom]:
     """What a version holds of documents that are not this tenant's: each such atom, at the places of the others."""
-    return _at_places((atom for atom in atoms if atom.type != BEHAVIOUR), lambda place: place.tenant != tenant)
+    return _at_places(atoms, lambda place: place.tenant != tenant)
 
 
 def _at_places(atoms: Iterable[Atom], wanted: Callable[[Provenance], bool]) -> list[Atom]:
+    """Those that stand at a wanted place; behaviours stand in no document."""
     kept = []
     for atom in atoms:
-        if places := tuple(place for place in atom.provenances if wanted(place)):
+        if atom.type != BEHAVIOUR and (places := tuple(place for place in atom.provenances if wanted(place))):
             kept.append(atom.model_copy(update={"provenances": places}))
     return kept
 
