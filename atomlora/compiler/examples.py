@@ -63,7 +63,12 @@ def behaviour_drafts(files: Sequence[Path], mount: str) -> list[Draft]:
     how, labels = _mounted(mount)
     if len({path.name for path in files}) < len(files):
         raise UsageError("--examples: two files have the same name, by which sources are told apart; rename one")
-    return [_draft(path, how, labels) for path in files]
+    drafts = [_draft(path, how, labels) for path in files]
+    known: dict[tuple[Question, ...], Path] = {}
+    for path, draft in zip(files, drafts, strict=True):
+        if (other := known.setdefault(draft.questions, path)) is not path:
+            raise UsageError(f"--examples: {other} and {path} hold the same examples; give one of them")
+    return drafts
 
 
 def _draft(path: Path, mount: Mount, labels: tuple[str, ...]) -> Draft:

@@ -9,6 +9,7 @@ from atomlora.compiler.examples import behaviour_drafts, load_examples
 from atomlora.errors import InputError, UsageError
 from atomlora.model import AtomLoRA
 from atomlora.settings import AdapterSettings, BehaviourSettings, CompileSettings, TrainSettings
+from atomlora.status import status
 from atomlora.store import Store
 
 SETTINGS = CompileSettings(
@@ -86,6 +87,8 @@ def test_documents_and_behaviours_stay_where_the_other_is_compiled(compile_, doc
     with Store.open(tmp_path / "store") as store:
         assert store.manifest.settings["on_conflict"] == "newest"
     assert (both.atoms_total, both.atoms_new, both.atoms_kept) == (first.atoms_total + 1, 1, first.atoms_total)
+    now = status([documents], tmp_path / "store")
+    assert (now.up_to_date, now.atoms.removed, now.files.removed) == (True, 0, ())
     again = compile_([documents])
     assert (again.atoms_total, again.atoms_new) == (both.atoms_total, 0)
     moved = file_of("renamed.jsonl", ALWAYS)
@@ -160,3 +163,10 @@ def test_a_mount_is_always_or_by_label(file_of):
             behaviour_drafts([path], wrong)
     with pytest.raises(UsageError, match="two files have the same name"):
         behaviour_drafts([path, path], "always")
+
+
+def test_two_files_of_the_same_examples_are_refused_before_anything_is_trained(file_of):
+    files = [file_of("tone.jsonl", ALWAYS), file_of("copy.jsonl", ALWAYS)]
+    with pytest.raises(UsageError, match=r"tone\.jsonl and .*copy\.jsonl hold the same examples; give one of them"):
+        behaviour_drafts(files, "always")
+    assert len(behaviour_drafts([files[0], file_of("safety.jsonl", GUARDED)], "always")) == 2
