@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,8 +12,9 @@ from atomlora.compiler.plan import Plan
 from atomlora.conflicts.find import find_conflicts
 from atomlora.conflicts.newest import first_seen
 from atomlora.conflicts.records import ConflictRecord
+from atomlora.errors import CorruptStoreError, StoreError
 from atomlora.router import Embedder
-from atomlora.runtime.keys import fit_store_calibration, store_keys
+from atomlora.runtime.keys import fit_store_calibration, kept_keys, store_keys
 from atomlora.store import Manifest, Store, StoreWriter
 
 RECALIBRATE_SHARE = 0.05  # of the atoms: when more than these have changed, gates are fitted anew
@@ -30,12 +31,13 @@ class Routing(NamedTuple):
 
 
 def routing_of(atoms: Sequence[Atom], plan: Plan, writer: StoreWriter) -> Routing:
-    """Embeds the keys that the version before has not, and fits the calibration unless few atoms have changed."""
+    """Embeds the keys that the version before has not, and fits the calibration unless few keys have changed."""
     ids = {atom.id for atom in atoms}
-    changed = _changed(writer.head, plan, len(ids ^ {atom.id for atom in plan.current}), len(ids))
+    known = _known(plan, writer)
+    changed = _changed(writer.head, plan, len(ids ^ {atom.id for atom in plan.current}), len(ids)) if known else None
     keys = store_keys(atoms)
     texts = [text for _, text in keys]
-    embeddings = _embeddings(texts, plan.embedder, writer)
+    embeddings = _embeddings(texts, plan.embedder, known)
     positions = np.array([position for position, _ in keys], dtype=np.int32)
     if changed is not None and writer.head is not None:
         return Routing((embeddings, positions), dict(writer.head.calibration), changed)
@@ -65,19 +67,26 @@ def _changed(head: Manifest | None, plan: Plan, changed: int, atoms: int) -> int
     """
     if head is None or not head.calibration or head.recipe != plan.recipe:
         return None
-    if head.embedder.fingerprint != plan.embedder.fingerprint:
-        return None
     since = int(head.stats.get("atoms_since_calibration", 0)) + changed
     return since if since <= RECALIBRATE_SHARE * atoms else None
 
 
-def _embeddings(texts: Sequence[str], embedder: Embedder, writer: StoreWriter) -> np.ndarray:
-    """float32 (n, d); those of the version before are taken over."""
-    known: dict[str, np.ndarray] = {}
-    if writer.head is not None and writer.head.embedder.fingerprint == embedder.fingerprint:
-        with Store.open(writer.path) as old:
-            vectors, _ = old.keys()
-            known = dict(zip((text for _, text in store_keys(list(old.atoms()))), vectors, strict=True))
+def _known(plan: Plan, writer: StoreWriter) -> dict[str, np.ndarray]:
+    """The embeddings of the version before by their texts; none where another embedder or other texts made them."""
+    if writer.head is None or writer.head.embedder.fingerprint != plan.embedder.fingerprint:
+        return {}
+    with Store.open(writer.path) as old:
+        try:
+            vectors, _, texts = kept_keys(old, plan.current)
+        except CorruptStoreError:
+            raise
+        except StoreError:  # which says to compile again
+            return {}
+    return dict(zip(texts, vectors, strict=True))
+
+
+def _embeddings(texts: Sequence[str], embedder: Embedder, known: Mapping[str, np.ndarray]) -> np.ndarray:
+    """float32 (n, d); those that are known are taken over."""
     fresh = list(dict.fromkeys(text for text in texts if text not in known))
-    known.update(zip(fresh, embedder.encode(fresh), strict=True) if fresh else ())
-    return np.array([known[text] for text in texts], np.float32).reshape(len(texts), embedder.dimension)
+    found = {**known, **dict(zip(fresh, embedder.encode(fresh) if fresh else (), strict=True))}
+    return np.array([found[text] for text in texts], np.float32).reshape(len(texts), embedder.dimension)

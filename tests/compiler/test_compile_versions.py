@@ -4,6 +4,8 @@ import pytest
 
 import atomlora.compiler.routing as module
 from atomlora.compiler.compile import compile_corpus
+from atomlora.errors import StoreError
+from atomlora.runtime.keys import kept_keys
 from atomlora.settings import AdapterSettings, CompileSettings, TrainSettings
 from atomlora.store import Store
 
@@ -56,6 +58,26 @@ def test_a_small_edit_keeps_the_calibration(compile_, documents, tmp_path, monke
     assert calls == [1]
     compile_(max_questions=1)  # another recipe
     assert calls == [1, 1]
+
+
+def test_keys_of_other_texts_are_made_anew(compile_, tiny_world, tmp_path):
+    """As the message of a store that has such keys advises."""
+    compile_()
+    path = tmp_path / "store"
+    with Store.open(path) as store:
+        head, atoms, (vectors, positions) = store.manifest, list(store.atoms()), store.keys()
+    with Store.writer(path) as writer:
+        writer.commit(
+            atoms, (vectors[:-1], positions[:-1]), base=head.base, embedder=head.embedder, settings=head.settings,
+            recipe=head.recipe, targets=head.targets, calibration=head.calibration,
+        )  # fmt: skip
+    with Store.open(path) as store, pytest.raises(StoreError, match="compile it again with this atomlora"):
+        kept_keys(store, atoms)
+    assert compile_().atoms_kept == 4
+    with Store.open(path) as store:
+        again, _, texts = kept_keys(store, atoms)
+        assert store.manifest.stats["atoms_since_calibration"] == 0
+    assert (again == tiny_world.embedder.encode(texts)).all()
 
 
 def test_a_renamed_file_without_a_title_trains_nothing(compile_, documents, tmp_path):
