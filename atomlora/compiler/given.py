@@ -12,7 +12,7 @@ An answer must stand in its sentence, but a user's, which is said as it is writt
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -60,7 +60,8 @@ def apply_lines(drafts: list[Draft], lines: Sequence[QuestionLine], file: str) -
             questions[index] = implicit_questions(drafts[index], asked)
     covered = frozenset(questions)
     questions |= {index: tuple(own) for index, own in added.items() if index not in placed}
-    without = [i for i in range(len(drafts)) if i not in questions and (i in placed or places.was_written(i, lines))]
+    written = {(line.source, line.source_sha256) for line in lines if line.placed}
+    without = [i for i in range(len(drafts)) if i not in questions and (i in placed or places.among(i, written))]
     return _without(drafts, without, questions, covered, _notes(drafts, covered, without, stale, file))
 
 
@@ -71,10 +72,15 @@ class _Places:
         self.drafts, self.file = drafts, file
         self.of_source: dict[str, list[int]] = {}
         self.digests: dict[str, str] = {}
+        # (start, draft) of the sentences of a source by what a line names them by
+        self.by_text: dict[tuple[str, str], list[tuple[int, int]]] = {}
+        self.by_span: dict[tuple[str, int, int], list[tuple[int, int]]] = {}
         for index, draft in enumerate(drafts):
             for place in draft.provenances:
                 self.of_source.setdefault(place.source, []).append(index)
                 self.digests[place.source] = place.source_sha256
+                self.by_text.setdefault((place.source, draft.text), []).append((place.start, index))
+                self.by_span.setdefault((place.source, place.start, place.end), []).append((place.start, index))
 
     def placed(self, lines: Iterable[QuestionLine]) -> tuple[dict[int, list[QuestionLine]], int]:
         """{draft: its lines}, and how many lines are of sentences that a changed document no longer has."""
@@ -101,21 +107,19 @@ class _Places:
 
         return max(self._in_source(line), key=fit)
 
-    def was_written(self, index: int, lines: Sequence[QuestionLine]) -> bool:
-        """Whether the file was written from the very document in which the draft stands."""
-        known = {(line.source, line.source_sha256) for line in lines if line.placed}
-        return any((place.source, place.source_sha256) in known for place in self.drafts[index].provenances)
+    def among(self, index: int, documents: Set[tuple[str, str | None]]) -> bool:
+        """Whether the draft stands in one of these very documents (source, sha256)."""
+        return any((place.source, place.source_sha256) in documents for place in self.drafts[index].provenances)
 
     def _named(self, line: QuestionLine) -> int | None:
-        near: list[tuple[int, int]] = []
-        for index in self._in_source(line):
-            for place in self.drafts[index].provenances:
-                here = place.source == line.source
-                same = self.drafts[index].text == line.text if line.text is not None else place.start == line.start
-                if here and same and (line.text is not None or place.end == line.end):
-                    near.append((abs(place.start - (line.start or 0)), index))
+        self._in_source(line)
+        near: Sequence[tuple[int, int]] = ()
+        if line.text is not None:
+            near = self.by_text.get((line.source, line.text), ())
+        elif line.start is not None and line.end is not None:
+            near = self.by_span.get((line.source, line.start, line.end), ())
         if near:
-            return min(near)[1]
+            return min((abs(start - (line.start or 0)), index) for start, index in near)[1]
         if line.source_sha256 not in (None, self.digests[line.source]):
             return None
         raise InputError(

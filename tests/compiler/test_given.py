@@ -138,6 +138,34 @@ def test_the_same_text_twice_in_a_file_is_told_apart_by_its_place():
     assert apply_lines(both, [line], "q.jsonl").covered == {1}
 
 
+def test_a_line_may_name_its_sentence_by_its_place_alone(drafts):
+    line = QuestionLine(question="What does it cost?", answer="nine", source="a.md", start=50, end=50 + len(FARE))
+    given = apply_lines(drafts, [line], "q.jsonl")
+    assert {i: [q.text for q in found] for i, found in given.questions.items() if i in given.covered} == {
+        1: ["What does it cost?"]
+    }
+    with pytest.raises(InputError, match="has no such sentence"):
+        apply_lines(drafts, [edit(line, end=51)], "q.jsonl")
+
+
+def test_lines_are_read_as_often_for_many_drafts_as_for_few(lines):
+    class Counted(list):
+        readings = 0
+
+        def __iter__(self):
+            self.readings += 1
+            return super().__iter__()
+
+    readings = set()
+    for many in (1, 50):
+        more = [passage(f"Sentence {number} of many.", start=1000 + 50 * number) for number in range(many)]
+        counted = Counted(lines)
+        apply_lines(drafts_from([passage(FERRY), passage(FARE, start=50), passage(BUS, "b.md", sha="b"), *more]),
+                    counted, "q.jsonl")  # fmt: skip
+        readings.add(counted.readings)
+    assert len(readings) == 1
+
+
 def edit(line, **changes):
     fields = {**line.model_dump(exclude_none=True), **changes}
     return QuestionLine(**fields)
