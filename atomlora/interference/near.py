@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 
 SHORTLIST = 8  # times as many atoms by their mean key as are then looked at key by key
+BLOCK = 128  # atoms whose mean keys are compared with all others' in one product
 
 
 def nearest(embeddings: np.ndarray, positions: np.ndarray, atoms: int, many: int) -> np.ndarray:
@@ -25,10 +26,10 @@ def nearest(embeddings: np.ndarray, positions: np.ndarray, atoms: int, many: int
     means = np.stack([key.mean(0) if len(key) else np.zeros(embeddings.shape[1], np.float32) for key in keys])
     found = np.zeros((atoms, many), np.int64)
     listed = min(many * SHORTLIST, atoms - 1)
-    for atom in range(atoms):
-        rough = means @ means[atom]
-        rough[atom] = -np.inf
-        some = np.argpartition(-rough, listed - 1)[:listed]
-        largest = [float((keys[atom] @ keys[one].T).max(initial=-1.0)) for one in some]
-        found[atom] = some[np.lexsort((some, -(np.array(largest) + rough[some])))][:many]
+    for start in range(0, atoms, BLOCK):
+        for atom, rough in enumerate(means[start : start + BLOCK] @ means.T, start):
+            rough[atom] = -np.inf
+            some = np.argpartition(-rough, listed - 1)[:listed]
+            largest = [float((keys[atom] @ keys[one].T).max(initial=-1.0)) for one in some]
+            found[atom] = some[np.lexsort((some, -(np.array(largest) + rough[some])))][:many]
     return found

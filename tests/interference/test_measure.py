@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from atomlora.atom import split_record
+from atomlora.interference import near as near_module
 from atomlora.interference.lab import Stack, wordings
 from atomlora.interference.measure import measure, probe_examples
 from atomlora.interference.near import nearest
@@ -130,3 +131,26 @@ def test_nearest_orders_by_keys_and_never_names_itself(items, embedder):
     assert found[2, 0] == 4  # built of slate
     assert nearest(embeddings, positions, len(items), 99).shape == (5, 4)
     assert nearest(embeddings[:1], positions[:1], 1, 3).shape == (1, 0)
+
+
+def test_nearest_in_blocks_is_nearest_one_by_one(monkeypatch):
+    """Against the formula, atom by atom, where a shortlist and several blocks are needed."""
+    generator = np.random.default_rng(0)
+    embeddings = generator.standard_normal((360, 16)).astype(np.float32)
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    positions = generator.permutation(np.repeat(np.arange(120, dtype=np.int32), 3))
+    positions[positions == 7] = 8  # an atom without keys
+    means = np.stack([embeddings[positions == at].mean(0) if (positions == at).any() else np.zeros(16, np.float32)
+                      for at in range(120)])  # fmt: skip
+    expected = []
+    for atom in range(120):
+        rough = means @ means[atom]
+        rough[atom] = -np.inf
+        listed = np.argsort(-rough, kind="stable")[: 3 * near_module.SHORTLIST]
+        own = embeddings[positions == atom]
+        largest = [(own @ embeddings[positions == other].T).max(initial=-1.0) for other in listed]
+        expected.append(listed[np.lexsort((listed, -(largest + rough[listed])))][:3])
+    monkeypatch.setattr(near_module, "BLOCK", 50)
+    found = nearest(embeddings, positions, 120, 3)
+    with_keys = np.arange(120) != 7
+    assert (found[with_keys] == np.array(expected)[with_keys]).all()
