@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from atomlora.atom import BEHAVIOUR
 from atomlora.compiler.given import Given
 from atomlora.prompts import answer_ids
 from atomlora.settings import CompileSettings
@@ -45,6 +44,5 @@ def with_rank(settings: CompileSettings, given: Given, head: Manifest | None, to
 def _answers(given: Given) -> Iterator[set[str]]:
     """What each atom will be trained to say."""
     for number, draft in enumerate(given.drafts):
-        if draft.type != BEHAVIOUR:
-            asked = replace(draft, questions=given.questions.get(number, ()))
-            yield {wording.answer for wording in training_wordings(asked)}
+        asked = replace(draft, questions=given.questions.get(number, ()))
+        yield {wording.answer for wording in training_wordings(asked)}
