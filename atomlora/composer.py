@@ -77,6 +77,7 @@ class Composer:
         manifest = store.manifest
         self.store = store
         self.atoms = atoms
+        self._behaviours = tuple(atom for atom in atoms.values() if atom.mount != "routed")
         self.policies = tuple(policies)
         self.patience_s = patience_s
         self.pool = AdapterPool(
@@ -111,12 +112,11 @@ class Composer:
         return selection
 
     def _with_behaviours(self, selection: Selection, labels: Sequence[str]) -> Selection:
-        behaviours = [atom for atom in self.atoms.values() if atom.mount != "routed"]
-        known = {label for atom in behaviours if atom.mount == "label" for label in atom.labels}
+        known = {label for atom in self._behaviours if atom.mount == "label" for label in atom.labels}
         if unknown := [label for label in labels if label not in known]:
             names = f"has those of {', '.join(sorted(known))}" if known else "has no behaviour by label"
             raise UsageError(f"--label {unknown[0]}: no behaviour atom has it; the store {names}")
-        wanted = [atom for atom in behaviours if atom.mount == "always" or set(atom.labels) & set(labels)]
+        wanted = [atom for atom in self._behaviours if atom.mount == "always" or set(atom.labels) & set(labels)]
         beside = tuple(RoutedAtom(id=a.id, weight=1.0, score=1.0) for a in wanted if a.record.recall > 0)
         untaught = tuple(
             Dropped(id=a.id, reason="training taught it none of its examples") for a in wanted if a.record.recall <= 0

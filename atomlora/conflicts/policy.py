@@ -20,9 +20,11 @@ def conflict_policy(records: Sequence[ConflictRecord], on_conflict: OnConflict) 
     is; `error` raises ConflictError.
     """
 
+    pairs = [(record.pair, record) for record in records]
+
     def policy(selection: Selection) -> Selection:
         present = {atom.id for atom in selection.atoms}
-        met = [record for record in records if record.pair <= present]
+        met = [record for pair, record in pairs if pair <= present]
         if met and on_conflict == "error":
             raise ConflictError(
                 f"the documents disagree: {met[0].reason}; mend them and compile again, or ask with "
