@@ -17,7 +17,7 @@ _PROBES = ("What", "who", "7 of", '"So', "(a)", "¿Qué", "Über", "何", "'s", 
 _MARK = "Paris"
 # Templates that print today's date or a reasoning preamble would give other prompts on other days, or no
 # short answer.
-_TEMPLATE_SETTINGS = {"date_string": "26 Jul 2024", "enable_thinking": False}
+TEMPLATE_SETTINGS = {"date_string": "26 Jul 2024", "enable_thinking": False}
 
 
 def chat_prompt(tokenizer: Any, question: str, context: str | None = None) -> list[int]:
@@ -66,7 +66,7 @@ def end_of_turn(tokenizer: Any) -> int:
     """
     if _has_template(tokenizer):
         messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": _MARK}]
-        rendered = tokenizer.apply_chat_template(messages, tokenize=False, **_TEMPLATE_SETTINGS)
+        rendered = tokenizer.apply_chat_template(messages, tokenize=False, **TEMPLATE_SETTINGS)
         tail = rendered.rpartition(_MARK)[2]
         special = _special_ids(tokenizer)
         for token in tokenizer.encode(tail, add_special_tokens=False):
@@ -103,7 +103,7 @@ def _prompt_text(tokenizer: Any, question: str, context: str | None) -> str:
         [{"role": "user", "content": content}],
         add_generation_prompt=True,
         tokenize=False,
-        **_TEMPLATE_SETTINGS,
+        **TEMPLATE_SETTINGS,
     )
     return str(text)
 

@@ -9,10 +9,13 @@ place.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 
+from atomlora.prompts import TEMPLATE_SETTINGS
 from atomlora.questions.candidates import Candidate, merge
 from atomlora.questions.cloze import cloze_questions
 from atomlora.questions.filters import acceptable, select
@@ -42,6 +45,7 @@ _EXAMPLES = (
         "Which setting of the Quill parser rejects unknown keys?",
     ),
 )
+_RENDERING = "2"  # part of the digest: raise it when the same chat would be put to the base in other words
 _NEW_TOKENS = 32
 _BATCH_ROWS = 16
 _INSTRUCTED = 0.9e9  # parameters: what is sold as 1B has from 0.95e9 on
@@ -65,7 +69,7 @@ class BaseWriter:
         self._model, self._tokenizer, self.rounds = model, tokenizer, rounds
         self.instructed = follows_instructions(model, tokenizer)
         self.round_trip = round_trip and self.instructed
-        self.digest = f"base-instructed-{VERSION}" if self.instructed else "base-1"
+        self.digest = f"base-instructed-{VERSION}-{_RENDERING}" if self.instructed else "base-1"
         self.digest += (f"-rounds-{rounds}" if rounds > 1 else "") + ("-round-trip" if self.round_trip else "")
         self._shots = "\n".join(
             prefix_prompt(path, text) + question_suffix(answer) + question_target(question)
@@ -116,8 +120,21 @@ class BaseWriter:
         return kept
 
     def _chat(self, chats: Sequence[list[dict[str, str]]], limit: int) -> list[str]:
-        template = self._tokenizer.apply_chat_template
-        return self._generate([template(chat, tokenize=False, add_generation_prompt=True) for chat in chats], limit)
+        return self._generate([self._rendered(chat) for chat in chats], limit)
+
+    def _rendered(self, chat: Sequence[dict[str, str]]) -> str:
+        """The chat as the base's template writes it. Where that knows no system turn (Gemma 2), the first user turn
+        begins with it."""
+        render = partial(
+            self._tokenizer.apply_chat_template, tokenize=False, add_generation_prompt=True, **TEMPLATE_SETTINGS
+        )
+        try:
+            return str(render(chat))
+        except TemplateError:
+            if chat[0]["role"] != "system":
+                raise
+            system, user, *rest = chat
+            return str(render([{**user, "content": f"{system['content']}\n\n{user['content']}"}, *rest]))
 
     def _shown(self, atom: AtomText, max_questions: int) -> list[Question]:
         context = " ".join((atom.title, *atom.headings, atom.text))

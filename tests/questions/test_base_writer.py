@@ -4,6 +4,8 @@ import json
 
 import pytest
 import torch
+from jinja2 import TemplateError
+from tiny_base import word_tokenizer
 
 from atomlora.questions import base as base_module
 from atomlora.questions.registry import writer_for
@@ -22,7 +24,7 @@ class Letters:
     eos_token_id = pad_token_id = 0
     chat_template = "yes"
 
-    def apply_chat_template(self, chat, tokenize, add_generation_prompt):
+    def apply_chat_template(self, chat, tokenize, add_generation_prompt, **settings):
         return chat[-1]["content"]
 
     def __call__(self, texts, return_tensors=None, padding=False, padding_side=None, add_special_tokens=False):
@@ -104,3 +106,37 @@ def test_a_base_that_writes_must_answer_its_questions(tiny, instructed, monkeypa
     assert (
         len({writer_for("base", tiny, tokenizer, rounds=r, round_trip=t).digest for r in (1, 2) for t in (0, 1)}) == 4
     )
+
+
+def asked_by(tiny, template, monkeypatch):
+    """What a base with this chat template is asked, of one text in two rounds."""
+    tokenizer = word_tokenizer(["x"])
+    tokenizer.chat_template = template
+    writer = writer_for("base", tiny, tokenizer, rounds=2)
+    asked = []
+    reply = '{"questions": [{"question": "How tall is the tower?", "answer": "40 m"}]}'
+    monkeypatch.setattr(writer, "_generate", lambda prompts, limit: asked.extend(prompts) or [reply] * len(prompts))
+    writer.write(ATOMS[1:2], 3)
+    return asked
+
+
+def test_a_template_without_system_turns_gets_the_instructions_in_the_first_users(tiny, instructed, monkeypatch):
+    """As Gemma 2's, which also wants turns to alternate."""
+    template = (
+        "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+        "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}"
+        "<{{ m.role }}>{{ m.content }}{% endfor %}"
+    )
+    first, second = asked_by(tiny, template, monkeypatch)
+    assert first.startswith("<user>You write quiz questions")
+    assert first.count("<user>") == 1
+    assert "Text: The tower is 40 m tall." in first
+    assert second.startswith(first)
+    assert [second.count(f"<{role}>") for role in ("system", "user", "assistant")] == [0, 2, 1]
+    with pytest.raises(TemplateError, match="no use"):  # of no use with any turn: nothing is hidden
+        asked_by(tiny, "{{ raise_exception('no use') }}", monkeypatch)
+
+
+def test_templates_are_told_not_to_think_and_what_day_it_is(tiny, instructed, monkeypatch):
+    template = "{{ date_string }}{% if enable_thinking is false %}<no thought>{% endif %}"
+    assert asked_by(tiny, template, monkeypatch) == ["26 Jul 2024<no thought>"] * 2
