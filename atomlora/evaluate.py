@@ -8,7 +8,6 @@ is worth).
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, get_args
@@ -22,7 +21,7 @@ from atomlora.errors import InputError, UsageError
 from atomlora.full_context import REBUILT, Documents, Reply, ask_documents, rebuilder
 from atomlora.golden import GoldenQuestion
 from atomlora.one_adapter import ask_one_adapter, require_one_adapter
-from atomlora.runtime.keys import place_of
+from atomlora.runtime.keys import open_routes, place_of
 
 if TYPE_CHECKING:
     from atomlora.atom import Atom
@@ -189,10 +188,9 @@ def routing_scores(
     known = [one for one in golden if one.sources]
     if not known:
         return None
-    ranking = copy.copy(model.router)  # shares the index; only its silence is switched off
-    ranking.settings = ranking.settings.model_copy(update={"abstain": False, "min_weight": 0.0})
+    routes = open_routes(model.router).route_batch([one.question for one in known], k, where)
     first, among = [], []
-    for one, route in zip(known, ranking.route_batch([one.question for one in known], k, where), strict=True):
+    for one, route in zip(known, routes, strict=True):
         found = [_sources(model.atoms[atom.id], where) for atom in route.atoms]
         wanted = set(one.sources)
         first.append(float(bool(found and found[0] & wanted)))

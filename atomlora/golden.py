@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from atomlora.errors import InputError
 from atomlora.metrics import AnswerRule
+from atomlora.spread import evenly
 
 _FORMS = ("answer", "answers", "answers_all")
 _EXAMPLE = 'write {"question": "…", "answer": "…", "source": "…"}'
@@ -37,9 +38,7 @@ def load_golden(path: Path, limit: int | None = None) -> list[GoldenQuestion]:
     questions = [_question(record, place) for place, record in read_jsonl(path)]
     if not questions:
         raise InputError(f"{path}: holds no question; {_EXAMPLE}, one a line")
-    if limit is None or limit >= len(questions):
-        return questions
-    return [questions[number * len(questions) // limit] for number in range(limit)]
+    return questions if limit is None else evenly(questions, limit)
 
 
 def read_questions(path: Path, data: bytes | None = None) -> Iterator[str]:

@@ -15,7 +15,7 @@ from atomlora.bases import Base, load_base
 from atomlora.errors import InputError
 from atomlora.full_context import rebuilder
 from atomlora.golden import GoldenQuestion
-from atomlora.interference.asked import golden_questions, open_routes
+from atomlora.interference.asked import golden_questions
 from atomlora.interference.lab import Stack, frozen_pool
 from atomlora.kernels import AdapterPool
 from atomlora.model import STEADY
@@ -23,7 +23,7 @@ from atomlora.prompts import chat_prompt
 from atomlora.router import Calibration, Router, load_embedder
 from atomlora.runtime.composition import composition
 from atomlora.runtime.decoding import decode_batch, decode_steady
-from atomlora.runtime.keys import store_documents, store_keys
+from atomlora.runtime.keys import open_routes, store_documents, store_keys
 from atomlora.runtime.mount import Mount, pool_targets
 from atomlora.statements import nearest_wording
 from atomlora.store import Store

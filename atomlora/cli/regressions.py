@@ -11,6 +11,7 @@ from atomlora.cli import render
 from atomlora.cli.options import print_json
 from atomlora.cli.progress import counted
 from atomlora.errors import RegressionError, UsageError
+from atomlora.spread import evenly
 
 if TYPE_CHECKING:
     from atomlora.model import AtomLoRA
@@ -59,8 +60,8 @@ def run_regression(
     from atomlora.regression import load_cases, regression
 
     cases = load_cases(path)
-    if limit is not None and limit < len(cases):
-        cases = [cases[number * len(cases) // limit] for number in range(limit)]
+    if limit is not None:
+        cases = evenly(cases, limit)
     seen: list[Compared] = []
     with counted("comparing", len(cases), seen.append) as hear:
         report = regression(

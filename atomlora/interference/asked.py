@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 from atomlora.atom import Atom
@@ -11,14 +10,15 @@ from atomlora.interference.lab import wordings
 from atomlora.interference.stacking import Asked
 from atomlora.metrics import contains
 from atomlora.router import EVERYTHING, Router
+from atomlora.runtime.keys import open_routes
+from atomlora.spread import evenly
 
 ROUTED = 16  # candidates of a question that are kept
 
 
 def own_questions(atoms: Sequence[Atom], limit: int) -> list[tuple[str, int, str]]:
     """(question, number of the atom, its statement): one training question each of `limit` atoms, evenly spread."""
-    many = min(limit, len(atoms))
-    numbers = [at * len(atoms) // many for at in range(many)]
+    numbers = evenly(range(len(atoms)), limit)
     return [(question, number, statement) for number in numbers for question, statement in wordings(atoms[number])[:1]]
 
 
@@ -34,8 +34,7 @@ def golden_questions(golden: Sequence[GoldenQuestion], atoms: Sequence[Atom], li
         ]
         if len(own) == 1:
             found.append((one.question, own[0], atoms[own[0]].text))
-    many = min(limit, len(found))
-    return [found[at * len(found) // many] for at in range(many)]
+    return evenly(found, limit)
 
 
 def routed_questions(questions: Sequence[tuple[str, int, str]], router: Router, atoms: Sequence[Atom]) -> list[Asked]:
@@ -53,10 +52,3 @@ def routed_questions(questions: Sequence[tuple[str, int, str]], router: Router, 
         )
         for (question, own, statement), route in zip(questions, routes, strict=True)
     ]
-
-
-def open_routes(router: Router) -> Router:
-    """The router without its silence and without the floor under its gates."""
-    ranking = copy.copy(router)  # shares the index
-    ranking.settings = ranking.settings.model_copy(update={"abstain": False, "min_weight": 0.0})
-    return ranking

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from atomlora.atom import Atom, Record
+from atomlora.defaults import TOP_K
 from atomlora.errors import InputError
 from atomlora.golden import GoldenQuestion
 from atomlora.interference.asked import golden_questions, own_questions, routed_questions
@@ -23,12 +24,12 @@ from atomlora.interference.unseen_questions import UNSEEN_QUESTIONS
 from atomlora.metrics import bootstrap_interval, mean
 from atomlora.router import EVERYTHING
 from atomlora.settings import InterferenceSettings
+from atomlora.spread import evenly
 
 if TYPE_CHECKING:
     from atomlora.model import AtomLoRA
     from atomlora.router import Route
 
-TOP_K = 4  # atoms of a route, as `ask` takes them
 Stage = Literal["measure", "stack", "off topic"]
 Progress = Callable[[Stage, int, int], None]
 
@@ -203,7 +204,7 @@ def _stacked(
 def _off_topic(
     model: AtomLoRA, lab: Lab, atoms: Sequence[Atom], settings: CheckSettings, on_progress: Progress
 ) -> OffTopic:
-    questions = [UNSEEN_QUESTIONS[at * len(UNSEEN_QUESTIONS) // settings.off_topic] for at in range(settings.off_topic)]
+    questions = evenly(UNSEEN_QUESTIONS, settings.off_topic)
     on_progress("off topic", 0, 2)
     examples = base_examples(model.base, questions, settings.tokens)
     on_progress("off topic", 1, 2)

@@ -5,6 +5,7 @@ Import light: no torch, no embedder until `open_router` is called.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -184,3 +185,10 @@ def open_router(
         attributes=store_attributes(atoms),
         evidence=evidence,
     )
+
+
+def open_routes(router: Router) -> Router:
+    """The router without its silence and without the floor under its gates."""
+    ranking = copy.copy(router)  # shares the index
+    ranking.settings = ranking.settings.model_copy(update={"abstain": False, "min_weight": 0.0})
+    return ranking
