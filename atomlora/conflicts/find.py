@@ -48,7 +48,7 @@ def _compared(a: Atom, b: Atom) -> _Found | None:
         return None
     seen = seen_by_both(a, b)
     how = contradiction(*(_statement(atom) for atom in seen))
-    return how and _Found(*seen, how, whole=seen[0] is a and seen[1] is b)
+    return None if how is None else _Found(*seen, how, whole=seen[0] is a and seen[1] is b)
 
 
 def _statement(atom: Atom) -> Statement:

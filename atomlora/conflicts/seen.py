@@ -18,7 +18,7 @@ def seen_by_both(a: Atom, b: Atom) -> tuple[Atom, Atom]:
     """The two at the places that all their viewers may see: everybody's, and a tenant's where it is the only viewer.
     An atom of which nothing is hidden is the very same object."""
     group = viewers(a, b)
-    wanted = {None, *group} if len(group) == 1 else {None}
+    wanted: set[str | None] = {None, *group} if len(group) == 1 else {None}
     return _at(a, wanted), _at(b, wanted)
 
 
