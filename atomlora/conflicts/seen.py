@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from atomlora.atom import Atom
+from atomlora.conflicts.newest import FIRST_VERSION
 from atomlora.conflicts.records import ConflictRecord, Side
 
 
@@ -24,8 +25,8 @@ def seen_by_both(a: Atom, b: Atom) -> tuple[Atom, Atom]:
 
 def tellable(records: Iterable[ConflictRecord], atoms: Mapping[str, Atom]) -> list[ConflictRecord]:
     """The records of a version with `atoms` by id, less what not all who meet a conflict may see. Records of older
-    compiles judged an atom by the latest of its places, whoever's: where that place is hidden, neither is known to be
-    newer."""
+    compiles judged an atom by the latest of its places, whoever's, or by the first version that had any: where that place
+    or one of these is hidden, neither is known to be newer."""
     return [_told(record, atoms) for record in records if record.pair <= atoms.keys()]
 
 
@@ -35,7 +36,8 @@ def _told(record: ConflictRecord, atoms: Mapping[str, Atom]) -> ConflictRecord:
     if all(one is whole for one, whole in zip(seen, both, strict=True)):
         return record
     sides = [_shown(side, atom) for side, atom in zip((record.older, record.newer), seen, strict=True)]
-    decided_by = record.decided_by if sides == [record.older, record.newer] else None
+    fair = sides == [record.older, record.newer] and record.decided_by != FIRST_VERSION
+    decided_by = record.decided_by if fair else None
     return record.model_copy(update={"older": sides[0], "newer": sides[1], "decided_by": decided_by})
 
 

@@ -171,6 +171,9 @@ def test_records_of_older_compiles_tell_nothing_of_other_tenants(old, new):
     kept = conflict_policy([told], "newest")(selection_of(old, new))
     assert len(kept.atoms) == 2
     assert tellable([fair], {old.id: old, new.id: new}) == [fair]
+    by_version = fair.model_copy(update={"decided_by": FIRST_VERSION})
+    (told,) = tellable([by_version], {hidden.id: at(old, "secret merger.md", "2010", "rival"), new.id: new})
+    assert (told.older, told.newer, told.decided_by) == (fair.older, fair.newer, None)
 
 
 def test_versions_are_asked_only_of_what_dates_do_not_settle(old, new, make_atom):
