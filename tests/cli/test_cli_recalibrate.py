@@ -65,3 +65,11 @@ def test_another_embedder_of_that_name_is_refused(run, store, words):
     assert result.exit_code == 1
     assert "was compiled with embedder" in result.stderr
     assert state(store)[0].version == before
+
+
+def test_foreign_questions_that_are_none_are_refused(run, store, tmp_path):
+    before, _ = state(store)
+    (tmp_path / "empty.jsonl").write_text("\n")
+    result = run("recalibrate", store, "--foreign", tmp_path / "empty.jsonl")
+    assert (result.exit_code, "empty.jsonl: holds no question" in result.stderr) == (1, True)
+    assert state(store)[0] == before
