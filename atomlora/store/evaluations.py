@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from atomlora.atom import Record
-from atomlora.errors import CorruptStoreError
+from atomlora.errors import CorruptStoreError, StoreError
 from atomlora.store.files import (
     DamagedFileError,
     hash_buffer,
@@ -85,6 +85,14 @@ class EvaluationFolder:
         if _NAME.fullmatch(target.name) and hash_buffer(data) == digest:
             make_folder(self.folder)
             write_addressed(self.folder, [data], lambda _: target)
+
+    def has(self, version: str, digest: str) -> bool:
+        """Whether an evaluation is here, and whole."""
+        try:
+            self.read(self.folder / f"{version}.{digest}.json")
+        except StoreError:  # missing, or rotten
+            return False
+        return True
 
     def paths(self, version: str = "") -> list[Path]:
         """The files of a version (or of all), sorted; other files are passed over."""
