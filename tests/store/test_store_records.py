@@ -135,6 +135,14 @@ def test_compaction_keeps_all_but_the_places(store_path: Path, make: SimpleNames
     assert Store.open(store_path).verify().ok
 
 
+def test_compaction_needs_no_more_than_the_current_version(store_path: Path, make: SimpleNamespace) -> None:
+    before = make.build(store_path, [1, 2, 3])
+    oldest = Store.open(store_path).versions[-1]
+    (store_path / "manifests" / f"{oldest}.json").unlink()
+    report = compact(store_path)
+    assert (report.segments_before, report.segments_after) == (len(before.segments), 1)
+
+
 def test_compaction_splits_by_size_and_changes_the_storage(
     tmp_path: Path, make: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
