@@ -118,7 +118,6 @@ def write_addressed(
     The temporary file lies in `folder`, which must be on the same file system. A file that is already there
     is replaced: its bytes are the same, unless they rotted, and then this mends it.
     """
-    target = folder
     with _temporary(folder) as (temporary, handle), writing(folder):
         hasher, size = hashlib.sha256(), 0
         for chunk in chunks:
