@@ -16,13 +16,10 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from atomlora.errors import BaseModelError
+from atomlora.errors import BaseModelError, UsageError
 from atomlora.quantised import check_loaded, loading, plain_values, quiet, split_name
-
-if TYPE_CHECKING:
-    pass
 
 EMBEDDED_BASE = "smollm2-135m-instruct"
 EMBEDDED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
@@ -70,9 +67,11 @@ def load_base(name: str, device: str = "auto", dtype: str = "auto") -> Base:
 
     `name`: see `resolve_base`; `NAME+int8` and `NAME+nf4` are quantised (see `atomlora.quantised`).
     `device`: auto (cuda if there is one), cpu, cuda…; `dtype`: auto (float32 on CPU, bfloat16 on GPU) or a torch name.
-    Raises BaseModelError when the base is unknown, not on this machine without a network, or not Llama-like.
+    Raises BaseModelError when the base is unknown, damaged, not on this machine without a network, or not Llama-like,
+    UsageError for a dtype that is none.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging as hf_logging
 
@@ -83,11 +82,14 @@ def load_base(name: str, device: str = "auto", dtype: str = "auto") -> Base:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if dtype == "auto":
         dtype = "bfloat16" if device.startswith("cuda") else "float32"
-    how = loading(quantisation, device, getattr(torch, dtype))
+    kind = getattr(torch, dtype, None)
+    if not isinstance(kind, torch.dtype) or not kind.is_floating_point:
+        raise UsageError(f"dtype {dtype!r} is unknown; use auto, float32, bfloat16 or float16")
+    how = loading(quantisation, device, kind)
     try:
         tokenizer = AutoTokenizer.from_pretrained(place)
-        model: Any = AutoModelForCausalLM.from_pretrained(place, dtype=getattr(torch, dtype), **how)
-    except (OSError, ValueError) as error:
+        model: Any = AutoModelForCausalLM.from_pretrained(place, dtype=kind, **how)
+    except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BaseModelError(
             f"--base {name}: cannot be loaded ({reason}); download it to a folder and name that folder, "
@@ -103,6 +105,14 @@ def load_base(name: str, device: str = "auto", dtype: str = "auto") -> Base:
     if quantisation is None:  # a quantised one was loaded where it stays
         model.to(device)
     return Base(name=name, fingerprint=fingerprint(model, tokenizer), model=model, tokenizer=tokenizer)
+
+
+def native_bfloat16() -> bool:
+    """Whether this machine's CPU multiplies bfloat16 itself."""
+    import torch
+
+    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return probe is not None and bool(probe())
 
 
 def blocks(model: Any) -> Any:
@@ -129,12 +139,8 @@ def linear_layers(block: Any, name: str = "") -> dict[str, Any]:
 
 
 def fingerprint(model: Any, tokenizer: Any) -> str:
-    """sha256 over architecture, every weight's values in float16, vocabulary and chat template.
-
-    Values are hashed in float16 so that one base has one name on CPU (float32) and in its float16 file; a base
-    loaded in bfloat16 differs in value and so in name only where bfloat16 rounds, which is why weights are sampled
-    by their bfloat16 rounding: the coarsest storage that atomlora runs.
-    """
+    """sha256 over architecture, every weight, size of the vocabulary and chat template. Weights are rounded to
+    bfloat16, the coarsest type that they are held in, so that a base has one name in every type."""
     import torch
 
     digest = hashlib.sha256()

@@ -186,8 +186,9 @@ def token_divergences(
     rows = [[*prompt, *answer] for prompt, answer in zip(asked, answers, strict=True)]
     ids, mask = left_pad(rows, base.tokenizer.pad_token_id, base.model.device)
     given: dict[str, Any] = {"attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
-    width = ids.shape[1]
-    starts = [width - len(answer) - 1 for answer in answers]
+    starts = [ids.shape[1] - len(answer) - 1 for answer in answers]
+    kept = max(map(len, answers)) + 1  # columns whose logits are asked for: those of a prompt would fill the memory
+    given["logits_to_keep"] = kept
     routes = model.router.route_batch(list(prompts), top_k)
     mounted = [turns(model.composer.select(route, labels))[0] for route in routes]
     with torch.no_grad():
@@ -195,9 +196,10 @@ def token_divergences(
         with model.composer.mounted(mounted, starts) as composition:
             composed = base.model(ids, **given, composition=composition).logits if composition else bare
         found = []
-        for row, start in enumerate(starts):
-            teacher = torch.log_softmax(bare[row, start : width - 1].float(), -1)
-            student = torch.log_softmax(composed[row, start : width - 1].float(), -1)
+        for row, answer in enumerate(answers):
+            asked_of = slice(kept - len(answer) - 1, kept - 1)
+            teacher = torch.log_softmax(bare[row, asked_of].float(), -1)
+            student = torch.log_softmax(composed[row, asked_of].float(), -1)
             found.append((teacher.exp() * (teacher - student)).sum(-1).clamp(min=0).tolist())
     return found
 

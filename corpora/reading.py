@@ -124,7 +124,7 @@ def _read_file(path: Path, source: str, max_bytes: int) -> Iterator[Document | S
         found_stat = path.stat()
         size = found_stat.st_size
         if size > max_bytes:
-            raise InputError(f"is too large ({size:,} bytes, limit {max_bytes:,}): split it or raise the limit")
+            raise InputError(f"is too large ({size:,} bytes, limit {max_bytes:,}): split it")
         data = _read_still(path, max_bytes)
         if not data.strip():
             raise InputError("is empty: fill it or leave it out")

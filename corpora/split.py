@@ -25,13 +25,10 @@ def split_document(
     """The passages of `document`, in order, their spans apart from each other.
 
     A plain sentence is a passage of its own. One that points back (`anaphora.is_anaphoric`), or answers a
-    question, joins the sentence before, up to `max_sentences` and `max_words`; where there is none, or it
-    is full, the name it
-    points to is put in front: the name that the joined sentences open with, else "Title – Heading".
-        Sentences without
-    content join a neighbour. List items carry their lead-in sentence or the item above them, steps and
-    table rows the title and heading, and code its qualified name. The first item's span takes in the
-    lead-in.
+    question, joins the sentence before, up to `max_sentences` and `max_words`; where there is none, or it is full, the
+    name it points to is put in front: the name that the joined sentences open with, else "Title – Heading". Sentences
+    without content join a neighbour. List items carry their lead-in sentence or the item above them, steps and table
+    rows the title and heading, and code its qualified name. The first item's span takes in the lead-in.
     """
     splitter = _Splitter(document, settings or SplitSettings(), classifier)
     return list(splitter.passages())

@@ -6,8 +6,6 @@ line of the four rank rows that come next. A line of bfloat16 is read as 16 numb
 one vector of float32 as they stand (masked), the lower ones another (shifted), where converting number by number takes
 an instruction more for half as many; x and out are taken apart into even and odd elements to match. int8 is converted.
 LLVM splits vectors of 16 to what the processor has.
-
-A call used to be bound by such instructions and not by memory: see bench/RESULTS.md.
 """
 
 from __future__ import annotations

@@ -88,4 +88,4 @@ def eval_command(
         report = run_evaluation(model, golden, **how)
         show_scores(report, as_json)
         if record:
-            record_scores(model.store, golden, report, how)
+            record_scores(model.store, golden, report, how | opening | {"style": how["style"] or model.default_style})

@@ -14,6 +14,7 @@ import click
 from atomlora.answers import Style
 from atomlora.cli import render
 from atomlora.cli.options import print_json
+from atomlora.defaults import STEADY
 from atomlora.errors import StoreError
 from atomlora.evaluate import EvalReport, ScoredAnswer, evaluate, parse_modes
 from atomlora.full_context import read_documents
@@ -117,6 +118,14 @@ def require_recordable(store: Store) -> None:
 def record_scores(store: Store, golden: Path, report: EvalReport, how: dict[str, Any]) -> None:
     """Keep the report with the store's version, and say so on stderr."""
     asked = {name: how[name] for name in ("modes", "limit", "top_k", "max_new_tokens")} | {"reader": report.reader}
+    # What is as by default stays unsaid: evaluations that did not ask for it compare with those before there was any.
+    unusual = {
+        "where": how["where"] and (how["where"].model_dump(mode="json", exclude_defaults=True) or None),
+        "style": how["style"] if how["style"] != "statement" else None,
+        "steady": how["steady"] if how["steady"] != STEADY else None,
+        "second_look": None if how["second_look"] else False,
+    }
+    asked |= {name: value for name, value in unusual.items() if value is not None}
     evaluation = Evaluation(
         version=store.version,
         created=datetime.now(UTC).isoformat(timespec="microseconds"),

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from atomlora.bases import native_bfloat16
 from atomlora.errors import UsageError
 from atomlora.questions.decoder import KINDS, PrefixDecoder, Prefixes
 from atomlora.questions.generation import LineWriter
@@ -130,7 +131,4 @@ def writer_digest(adapter: str, seed: int, dtype: torch.dtype, rounds: int) -> s
 
 def fast_dtype(device: str, own: torch.dtype) -> torch.dtype:
     """bfloat16 on a CPU with native bfloat16 products, else the base's `own` type."""
-    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    if device == "cpu" and probe is not None and probe():
-        return torch.bfloat16
-    return own
+    return torch.bfloat16 if device == "cpu" and native_bfloat16() else own

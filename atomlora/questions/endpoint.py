@@ -77,8 +77,8 @@ class Endpoint:
         return [name for name in names if isinstance(name, str)]
 
     def chat(self, body: dict[str, Any], optional: dict[str, Any]) -> str:
-        """The reply's text to `body`, with what in `optional` the server takes: one that refuses the request (400) is
-        asked without it from then on. Raises QuestionWriterError."""
+        """The reply's text to `body`, with what in `optional` the server takes: one that refuses the request (400 or
+        422) is asked without it from then on. Raises QuestionWriterError."""
         asked = body if self._plain else body | optional
         response = self._send("POST", "/chat/completions", asked)
         if response.status_code in (400, 422) and asked is not body:

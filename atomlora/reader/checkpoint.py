@@ -4,11 +4,11 @@ it stood, in one file that is replaced whole."""
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from atomlora.errors import CorruptStoreError, UsageError
+from atomlora.reader.files import write_tensors
 from atomlora.reader.galore import projection_of, put_projection
 
 FILE = "checkpoint.safetensors"
@@ -19,8 +19,7 @@ def save_checkpoint(
     folder: Path, parameters: dict[str, Any], optimizer: Any, state: dict[str, Any], identity: str
 ) -> None:
     """Replace the folder's checkpoint. `parameters`: {name: tensor} of what is trained; `identity`: digest of the
-    settings and the data; `state`: plain values."""
-    from safetensors.torch import save_file
+    settings and the data; `state`: plain values. AtomLoraError where it cannot be written."""
 
     tensors = {f"parameter.{name}": tensor.detach().contiguous() for name, tensor in parameters.items()}
     for name, tensor in parameters.items():
@@ -29,10 +28,7 @@ def save_checkpoint(
                 tensors[f"{moment}.{name}"] = value.detach().contiguous()
         if (projection := projection_of(optimizer.state.get(tensor, {}))) is not None:
             tensors[f"projection.{name}"] = projection.contiguous()
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{FILE}.tmp"
-    save_file(tensors, temporary, metadata={"state": json.dumps(state), "identity": identity})
-    os.replace(temporary, folder / FILE)
+    write_tensors(folder / FILE, tensors, {"state": json.dumps(state), "identity": identity})
 
 
 def load_checkpoint(folder: Path, parameters: dict[str, Any], optimizer: Any, identity: str) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from atomlora.bases import Base
 from atomlora.errors import CorruptStoreError, UsageError
 from atomlora.questions.loading import base_shape
+from atomlora.reader.files import write_tensors
 
 ADAPTER_FILE, CONFIG_FILE, RECIPE_FILE = "adapter_model.safetensors", "adapter_config.json", "reader.json"
 
@@ -99,12 +100,10 @@ def write_folder(path: Path, wrapped: Any, recipe: ReaderRecipe) -> None:
     recipe, which comes last: a folder with one is whole."""
     import torch
     from peft import get_peft_model_state_dict
-    from safetensors.torch import save_file
 
-    path.mkdir(parents=True, exist_ok=True)
     tensors = get_peft_model_state_dict(wrapped)
     halves = {name: tensor.detach().to("cpu", torch.float16).contiguous() for name, tensor in tensors.items()}
-    save_file(halves, path / ADAPTER_FILE, metadata={"format": "pt"})
+    write_tensors(path / ADAPTER_FILE, halves, {"format": "pt"})
     config = wrapped.peft_config["default"]
     config.base_model_name_or_path, config.inference_mode = None, True
     config.save_pretrained(str(path))

@@ -16,11 +16,12 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from atomlora.atom import digest_json
-from atomlora.bases import Base, load_base
+from atomlora.bases import Base, load_base, native_bfloat16
 from atomlora.errors import InputError, UsageError
 from atomlora.packing import Tree, pack_branches
 from atomlora.quantised import split_name
 from atomlora.questions.loading import base_shape
+from atomlora.reader.checkpoint import FILE as CHECKPOINT
 from atomlora.reader.checkpoint import drop_checkpoint
 from atomlora.reader.examples import ReaderExample, by_text, load_examples
 from atomlora.reader.folder import (
@@ -148,9 +149,8 @@ def require_free(out: Path) -> None:
     """UsageError where `out` is anything but new, empty, or an interrupted training."""
     if out.is_dir() and (out / RECIPE_FILE).exists():
         raise UsageError(f"-o {out}: holds a finished reader; name another folder, or remove that one")
-    if out.exists() and (
-        not out.is_dir() or any(not e.name.lstrip(".").startswith("checkpoint") for e in out.iterdir())
-    ):
+    begun = (out / CHECKPOINT).exists()  # whatever lies beside it is what was being written when it was stopped
+    if out.exists() and (not out.is_dir() or (not begun and any(not e.name.startswith(".") for e in out.iterdir()))):
         raise UsageError(f"-o {out}: holds something else; name a new folder")
 
 
@@ -181,6 +181,5 @@ def _training_dtype(base: str, device: str) -> str:
     quantised base, which is made of the rounded weights and would be another base."""
     if split_name(base)[1] is not None:
         return "auto"
-    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
-    return "bfloat16" if on_gpu or (probe is not None and probe()) else "float32"
+    return "bfloat16" if on_gpu or native_bfloat16() else "float32"

@@ -33,7 +33,8 @@ _REMEDY = "restore it from a backup, or remove it and evaluate the version again
 
 class Evaluation(Record):
     """What a version scored. `golden` is the file's name, `golden_sha256` of its bytes; `created` is UTC in ISO
-    8601; `asked` says how (modes, limit, top_k, max_new_tokens, reader); `report` is an `atomlora.evaluate.EvalReport`.
+    8601; `asked` says how (modes, limit, top_k, max_new_tokens, reader, and style, filter, steadiness and second look
+    where they are not the defaults); `report` is an `atomlora.evaluate.EvalReport`.
     """
 
     version: Digest

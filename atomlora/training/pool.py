@@ -191,6 +191,7 @@ def _whitener(file: Any, name: str) -> Whitener:
 
 def _write(path: Path, pool: PoolRecords) -> None:
     """Whole or not at all; a pool that cannot be cached is only slower next time."""
+    temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".pool-")
@@ -204,5 +205,8 @@ def _write(path: Path, pool: PoolRecords) -> None:
             reads = [names[id(one)] for one in pool.whitening]
         save_file(tensors, temporary, metadata={"answers": json.dumps(pool.answers), "whitening": json.dumps(reads)})
         os.replace(temporary, path)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         _log.warning("%s: the distractor pool cannot be cached (%s)", path, error)
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)

@@ -114,6 +114,17 @@ def test_eval_record_and_log(run, two_versions, golden):
     assert "extract 0.750 (-0.250)" in line
 
 
+@pytest.mark.parametrize("otherwise", [("--steady", "0"), ("--no-second-look",), ("--tenant", "acme")])
+def test_log_follows_no_score_that_was_asked_otherwise(run, two_versions, golden, otherwise):
+    store, new, old = two_versions
+    run("eval", store, golden, "--modes", "extract", "--record", "--at", old, "--json")
+    result = run("eval", store, golden, "--modes", "extract", "--record", "--at", new, "--json", *otherwise)
+    assert result.exit_code == 0, result.stderr
+    logged = {v["version"]: v for v in json.loads(run("log", store, "--json").stdout)["versions"]}
+    assert logged[new]["evaluations"]
+    assert logged[new]["moved"] == {}
+
+
 def documents_of(store, folder):
     """Write documents to `folder`, and make their atoms the store's next version."""
     for name, text in {

@@ -6,6 +6,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from tiny_base import INNER
 
 from atomlora.bases import load_base
@@ -119,6 +120,20 @@ def test_digest_names_base_and_recipe():
     digests = [pool_digest("base", s) for s in (SETTINGS, other)] + [pool_digest("other", SETTINGS)]
     assert len(set(digests)) == 3
     assert pool_digest("base", batch) == digests[0]
+
+
+def test_a_pool_that_cannot_be_cached_is_used(pool, tmp_path, monkeypatch, caplog):
+    """safetensors' own error is no OSError."""
+
+    def full(*_arguments, **_settings):
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr("atomlora.training.pool.save_file", full)
+    with caplog.at_level(logging.WARNING):
+        found, _ = pool()
+    assert len(found.records) == 2
+    assert "cannot be cached (No space left" in caplog.text
+    assert files(tmp_path) == []
 
 
 def test_base_answers_do_not_depend_on_the_batch(base):

@@ -1,15 +1,19 @@
 """`adapt`: what it learns, how it is stopped and resumed, and what it refuses."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from atomlora.bases import load_base
-from atomlora.errors import InputError, UsageError
+from atomlora.errors import AtomLoraError, BaseModelError, InputError, UsageError
 from atomlora.packing import target_nll
 from atomlora.reader.checkpoint import FILE
 from atomlora.reader.examples import load_examples
+from atomlora.reader.files import write_tensors
 from atomlora.reader.folder import ADAPTER_FILE, CONFIG_FILE, read_folder
 from atomlora.reader.methods import wrap
 from atomlora.reader.mounted import Reader
@@ -84,12 +88,28 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(base_folder, data, tmp_
     assert (stopped / FILE).exists()
     with pytest.raises(UsageError, match="other settings"):
         adapt(data, stopped, base_folder, settings.model_copy(update={"rank": 8}), "cpu")
+    for left in (".tmpAb3dE1", ADAPTER_FILE):  # what was being written when it was killed
+        (stopped / left).write_bytes(b"half")
     steps = []
     adapt(data, stopped, base_folder, settings, "cpu", lambda progress: steps.append(progress.steps))
     assert steps[0] == 6  # and the run ends where it would have
     assert not (stopped / FILE).exists()
     whole, resumed = load_file(tmp_path / "whole" / ADAPTER_FILE), load_file(stopped / ADAPTER_FILE)
     assert all(whole[name].equal(resumed[name]) for name in whole)
+
+
+def test_a_full_disk_is_told(tmp_path, monkeypatch):
+    """safetensors' own error is no OSError."""
+    path = tmp_path / "new" / "file.safetensors"
+
+    def full(_tensors, place, **_settings):
+        Path(place).write_bytes(b"half")
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(AtomLoraError, match=r"file\.safetensors: cannot be written .*No space left"):
+        write_tensors(path, {}, {})
+    assert list(path.parent.iterdir()) == []
 
 
 def test_a_reader_is_trained_further(base, base_folder, folder, data, tmp_path, fast):
@@ -187,3 +207,14 @@ def test_bad_examples_are_named(tmp_path, line, message):
     if line:
         assert "line 1" in str(caught.value)
         assert '"statements": ["…"]' in str(caught.value) or "list of texts" in str(caught.value)
+
+
+def test_a_damaged_base_and_a_type_that_is_none_are_told(base_folder, tmp_path):
+    broken = tmp_path / "base"
+    shutil.copytree(base_folder, broken)
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(BaseModelError, match="cannot be loaded"):
+        load_base(str(broken), "cpu")
+    with pytest.raises(UsageError, match="fp16"):
+        load_base(base_folder, "cpu", "fp16")
