@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from atomlora.errors import StoreError
+from atomlora.recalibrate import recalibrate
 from atomlora.store import Store
 
 
@@ -56,6 +58,24 @@ def test_a_share_out_of_range_is_refused(run, store, alpha):
     assert result.exit_code == 2
     assert "--alpha" in result.stderr
     assert state(store)[0].version == before
+
+
+def test_a_mistyped_path_leaves_nothing_behind(tmp_path):
+    with pytest.raises(StoreError, match="typo: no such folder"):
+        recalibrate(tmp_path / "typo")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_version_that_comes_in_between_is_not_lost(store, monkeypatch):
+    def writer_after_another(path, real=Store.writer):
+        with Store.open(path) as opened, real(path) as other:
+            other.recommit(list(opened.atoms()), "came in between")
+        return real(path)
+
+    monkeypatch.setattr(Store, "writer", writer_after_another)
+    with pytest.raises(StoreError, match="a new version came in between; run the same command again"):
+        recalibrate(store)
+    assert state(store)[0].message == "came in between"
 
 
 def test_another_embedder_of_that_name_is_refused(run, store, words):
