@@ -76,11 +76,12 @@ class Answer(AnswerPart):
     `abstained`: the router found nothing that covers the question, so the base answered without knowledge,
     or, where the user wants it so, nobody did and `text` is REFUSAL.
     `confidence`: the router's probability that the store covers it (0 in mode none, which does not route).
-    `latency_ms`: from the call to the end of the batch that held the question's last step. `prompt_tokens`: of its
-    prompt and the reader's, without padding. `atoms` were routed, `behaviours` stood beside them in every statement.
-    `mode` is the one that answered, also where auto chose it. `statement` is what the base said: in mode atoms one
-    statement a line, one for each atom that says something new; nothing where only the reader spoke. `text` is the
-    answer: the short one of `reader`, where one answered, else the statement. `reworded`: see `atomlora.statements`.
+    `latency_ms`: from the call, loading left out, to the end of the batch that held the question's last step.
+    `prompt_tokens`: of its prompt and the reader's, without padding. `atoms` were routed, `behaviours` stood beside
+    them in every statement. `mode` is the one that answered, also where auto chose it. `statement` is what the base
+    said: in mode atoms one statement a line, one for each atom that says something new; nothing where only the reader
+    spoke. `text` is the answer: the short one of `reader`, where one answered, else the statement. `reworded`: see
+    `atomlora.statements`.
     `unanswerable`: the reader's probability that what it read does not answer the question; None where nothing was
     read, or by a reader that was not trained for it. `unanswered`: it was so probable that the reader gave no answer;
     in style auto `text` is the statement then, else UNANSWERED.

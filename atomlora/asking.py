@@ -52,14 +52,23 @@ class Asked(NamedTuple):
     refused: bool = False
 
 
+def ready(model: AtomLoRA, questions: Sequence[str], how: How) -> float:
+    """`time.perf_counter()` when what can answer the questions is loaded. Raises UsageError for what cannot be asked,
+    as a rule before anything is."""
+    style = how.style or model.default_style
+    check_request(questions, how.mode, how.top_k, how.max_new_tokens, style)
+    _check_reader(model, style)
+    model.load(routed=how.mode != "none")
+    return time.perf_counter()
+
+
 def prepare(model: AtomLoRA, questions: Sequence[str], how: How) -> list[Asked]:
-    """Route the questions and decide what takes part in their answers. Raises UsageError for what cannot be asked."""
+    """Route the questions and decide what takes part in their answers. Raises UsageError for a question that has no
+    room."""
     from atomlora.composer import Selection
     from atomlora.router import Route
 
     style = how.style or model.default_style
-    check_request(questions, how.mode, how.top_k, how.max_new_tokens, style)
-    _check_reader(model, style)
     if how.mode == "none":
         routes = [Route(question=q, atoms=(), abstained=False, confidence=0.0) for q in questions]
     else:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from atomlora.answers import Answer, Mode, OffTopic, Style
-from atomlora.asking import Asked, How, answers, prepare
+from atomlora.asking import Asked, How, answers, prepare, ready
 from atomlora.conflicts.records import OnConflict, checked_choice
 from atomlora.defaults import MAX_NEW_TOKENS, STEADY, TOP_K
 from atomlora.errors import BaseModelError
@@ -134,8 +133,9 @@ class AtomLoRA:
         """Answer several questions, each as `ask` would; batches are made of prompts of like length."""
         from atomlora.statements import say
 
-        start = time.perf_counter()
-        asked = prepare(self, questions, How(mode, top_k, max_new_tokens, labels, style, where))
+        how = How(mode, top_k, max_new_tokens, labels, style, where)
+        start = ready(self, questions, how)
+        asked = prepare(self, questions, how)
         statements = iter(say(self, [row for one in asked for row in one.rows], max_new_tokens))
         return answers(self, asked, [list(islice(statements, len(one.rows))) for one in asked], start)
 
@@ -151,8 +151,9 @@ class AtomLoRA:
     ) -> Generator[str, None, Answer]:
         """The answer's text in pieces as they are decoded, from the second statement on whole statements, a reader's
         answer as a whole; the generator's return value is the `Answer`."""
-        start = time.perf_counter()
-        (asked,) = prepare(self, [question], How(mode, top_k, max_new_tokens, labels, style, where))
+        how = How(mode, top_k, max_new_tokens, labels, style, where)
+        start = ready(self, [question], how)
+        (asked,) = prepare(self, [question], how)
         return self._stream(asked, max_new_tokens, start)
 
     def route(self, question: str, top_k: int = TOP_K, where: RouteFilter | None = None) -> Route:
@@ -191,6 +192,13 @@ class AtomLoRA:
         self.close()
 
     # Parts, loaded when first needed
+
+    def load(self, routed: bool = True) -> None:
+        """Load now what the first question would load: the base, and where questions are routed the router and the
+        composer. (A reader is loaded with the first question whose style wants one.)"""
+        _ = self.base
+        if routed:
+            _ = self.router, self.composer
 
     @property
     def base(self) -> Base:

@@ -34,15 +34,19 @@ def recalibrate(store: Path, alpha: float = 0.05, foreign: Sequence[str] = ()) -
     """Fit the calibration of the store's current version and commit it.
 
     `alpha`: the share of answerable questions that may be given up for silence, at most. `foreign`: questions that the
-    store does not cover, beside the general ones. Raises UsageError for an `alpha` outside of (0, 1), StoreError for a
-    store without keys, BaseModelError where the embedder that made them is not there.
+    store does not cover, beside the general ones. Raises UsageError for an `alpha` outside of (0, 1), StoreError where
+    there is no store, none with keys, or a writer at work, BaseModelError where the embedder that made the keys is not
+    there.
     """
     from atomlora.router import GENERAL_QUESTIONS
     from atomlora.runtime.keys import fit_store_calibration, kept_keys, open_embedder
 
     if not 0 < alpha < 1:
         raise UsageError(f"--alpha must lie between 0 and 1, not {alpha:g}")
-    with Store.writer(store) as writer, Store.open(store) as opened:
+    # Opened first: the writer would make a store where there is none.
+    with Store.open(store) as opened, Store.writer(store) as writer:
+        if writer.head is None or writer.head.version != opened.version:
+            raise StoreError(f"{store}: a new version came in between; run the same command again")
         atoms = list(opened.atoms())
         keys = kept_keys(opened, atoms)
         if not keys[2]:

@@ -38,7 +38,8 @@ def write_cache(path: Path, stamp: str, arrays: Mapping[str, np.ndarray]) -> Non
     header = json.dumps({"stamp": stamp, "sha256": digest.hexdigest(), "arrays": described}).encode()
     header += b" " * (-(len(header) + 1) % ALIGNMENT) + b"\n"
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+    # A name by which the store's gc knows what a killed process left.
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(header)
@@ -47,7 +48,7 @@ def write_cache(path: Path, stamp: str, arrays: Mapping[str, np.ndarray]) -> Non
                 stream.write(data.data)
                 stream.write(b"\0" * (-part.nbytes % ALIGNMENT))
         os.replace(name, path)
-    except OSError:
+    except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
 

@@ -7,11 +7,14 @@ from pathlib import Path
 import click
 
 from atomlora.cli import options
+from atomlora.errors import InputError
 
 
 @click.command()
 @options.folder_argument
-@click.option("--alpha", default=0.05, show_default=True, help="Most of the answerable questions to give up.")
+@click.option(
+    "--alpha", default=0.05, show_default=True, help="Most of the answerable questions to give up, between 0 and 1."
+)
 @click.option("--foreign", type=click.Path(path_type=Path), help='jsonl of {"question"} not to be answered.')
 @options.json_option
 def recalibrate(store: Path, alpha: float, foreign: Path | None, as_json: bool) -> None:
@@ -23,7 +26,10 @@ def recalibrate(store: Path, alpha: float, foreign: Path | None, as_json: bool) 
     from atomlora.golden import read_questions
     from atomlora.recalibrate import recalibrate as fit
 
-    done = fit(store, alpha, list(read_questions(foreign)) if foreign is not None else ())
+    asked = [] if foreign is None else list(read_questions(foreign))
+    if foreign is not None and not asked:
+        raise InputError(f'--foreign {foreign}: holds no question; write {{"question": "…"}}, one a line')
+    done = fit(store, alpha, asked)
     if as_json:
         options.print_json(done.model_dump(mode="json"))
         return

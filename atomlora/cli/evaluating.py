@@ -69,8 +69,8 @@ def eval_command(
 
     Asks STORE the questions of GOLDEN, mode by mode. Lines of GOLDEN (jsonl): {"question", "answer" |
     "answers" | "answers_all", "source"?}; answers are alternatives, answers_all are all required. With
-    --regression lines are {"prompt", "answer" | "answers"?, "refuse"?}, and the exit code is 1 where a limit
-    is missed.
+    --regression lines are {"prompt" | "question", "answer" | "answers"?, "refuse"?}, and the exit code is 1
+    where a limit is missed.
     """
     from atomlora.cli.regressions import check_options, run_regression
     from atomlora.cli.scores import record_scores, require_recordable, run_evaluation, show_scores

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 @click.command()
 @options.folder_argument
 @click.argument("url")
-@click.option("--force", is_flag=True, help="Also where URL holds a version that STORE does not come from.")
+@click.option(
+    "--force", is_flag=True, help="Also where URL holds a version that STORE does not come from; moves its tags too."
+)
 @options.json_option
 def push(store: Path, url: str, force: bool, as_json: bool) -> None:
     """Publish STORE's current version at URL.
@@ -32,7 +34,9 @@ def push(store: Path, url: str, force: bool, as_json: bool) -> None:
 @click.command()
 @click.argument("url")
 @options.folder_argument
-@click.option("--force", is_flag=True, help="Also where STORE has a version that URL does not come from.")
+@click.option(
+    "--force", is_flag=True, help="Also where STORE has a version that URL does not come from; moves its tags too."
+)
 @options.json_option
 def pull(url: str, store: Path, force: bool, as_json: bool) -> None:
     """Bring the store at URL into the folder STORE.

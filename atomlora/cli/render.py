@@ -31,6 +31,11 @@ def one_line(text: str, width: int | None = None) -> str:
     return cut(printable(" ".join(text.split())), width)
 
 
+def untouched(text: str) -> str:
+    """`text` on one line with its own spaces: of a name, which another would not be, or a column."""
+    return printable(text.replace("\n", " ").replace("\t", " "))
+
+
 def cut(line: str, width: int | None) -> str:
     """The first `width` characters of `line`, the last of them an ellipsis where something is missing."""
     return line if width is None or len(line) <= width else line[: max(0, width - 1)] + "…"
@@ -90,14 +95,14 @@ def abstained_note(confidence: float) -> str:
 
 def source_line(atom: AnswerAtom) -> str:
     """`source:start-end  weight  "text"`."""
-    place = "(no document)" if atom.source is None else f"{one_line(atom.source)}:{atom.start}-{atom.end}"
+    place = "(no document)" if atom.source is None else f"{untouched(atom.source)}:{atom.start}-{atom.end}"
     return f'  {place}  {atom.weight:.2f}  "{one_line(atom.text, QUOTED)}"'
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Columns on stdout, numbers to the right; the last column is cut to the terminal's width where stdout is
     one."""
-    cells = [[one_line(str(cell)) for cell in row] for row in (header, *rows)]
+    cells = [[untouched(str(cell)) for cell in row] for row in (header, *rows)]
     right = [bool(rows) and all(isinstance(row[at], int | float) for row in rows) for at in range(len(header))]
     widths = [max(len(row[at]) for row in cells) for at in range(len(header))]
     limit = shutil.get_terminal_size().columns if sys.stdout.isatty() else None

@@ -42,7 +42,7 @@ def show_status(found: Status) -> None:
         *(f"removed    {source}" for source in files.removed),
     ]
     for line in lines[:SHOWN]:
-        click.echo(render.one_line(line))
+        click.echo(render.untouched(line))
     if len(lines) > SHOWN:
         click.echo(f"… and {len(lines) - SHOWN} more (--json lists all)")
     click.echo(

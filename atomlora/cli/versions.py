@@ -85,6 +85,8 @@ def tag(store: Path, name: str | None, version: str | None, force: bool, delete:
         delete_tag(store, name)
     elif name is not None:
         set_tag(store, name, version or "HEAD", force)
+    elif force:
+        raise UsageError("--force moves a tag; give its NAME")
     tags = list_tags(store)
     lines = [f"{one:<20} {of[:12]}" for one, of in tags.items()]
     options.print_json({"store": str(store), "tags": tags}) if as_json else click.echo("\n".join(lines), nl=bool(lines))

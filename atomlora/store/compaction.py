@@ -46,6 +46,7 @@ def compact(path: Path | str, storage: RecordType | None = None) -> CompactRepor
         if manifest is None or manifest.version != store.version:
             raise StoreError(f"{path}: a new version came in between; run the same command again")
         writer.finished()
+        segments_before = len(manifest.segments)
         chosen = _chosen(store, storage)
         bytes_before = sum(entry.size for entry in store.entries())
         rewritten: dict[str, str] = {}
@@ -58,7 +59,7 @@ def compact(path: Path | str, storage: RecordType | None = None) -> CompactRepor
     with Store.open(path, manifest.version) as store:
         return CompactReport(
             version=manifest.version,
-            segments_before=len(store.log()[1 if chosen else 0].segments),
+            segments_before=segments_before,
             segments_after=len(manifest.segments),
             atoms_rewritten=len(rewritten),
             bytes_before=bytes_before,

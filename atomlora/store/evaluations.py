@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from atomlora.atom import Record
-from atomlora.errors import CorruptStoreError
+from atomlora.errors import CorruptStoreError, StoreError
 from atomlora.store.files import (
-    TEMPORARY,
     DamagedFileError,
     hash_buffer,
     make_folder,
@@ -31,7 +29,6 @@ from atomlora.store.manifest import Digest, Manifest, canonical_json
 _NAME = re.compile(r"([0-9a-f]{64})\.([0-9a-f]{64})\.json")
 _LIMIT = 1 << 22
 _REMEDY = "restore it from a backup, or remove it and evaluate the version again"
-_ABANDONED_SECONDS = 3600.0
 
 
 class Evaluation(Record):
@@ -90,6 +87,14 @@ class EvaluationFolder:
             make_folder(self.folder)
             write_addressed(self.folder, [data], lambda _: target)
 
+    def has(self, version: str, digest: str) -> bool:
+        """Whether an evaluation is here, and whole."""
+        try:
+            self.read(self.folder / f"{version}.{digest}.json")
+        except StoreError:  # missing, or rotten
+            return False
+        return True
+
     def paths(self, version: str = "") -> list[Path]:
         """The files of a version (or of all), sorted; other files are passed over."""
         if not self.folder.is_dir():
@@ -130,15 +135,6 @@ class EvaluationFolder:
     def remove(self, version: str) -> int:
         """Remove a version's evaluations; returns the bytes."""
         return sum(_removed(path) for path in self.paths(version))
-
-    def remove_abandoned(self) -> int:
-        """Remove temporary files of writers that must be dead; returns the bytes."""
-        now = time.time()
-        return sum(
-            _removed(path)
-            for path in self.folder.glob(f"{TEMPORARY}*")
-            if now - path.stat().st_mtime > _ABANDONED_SECONDS
-        )
 
 
 def moved(history: Sequence[Manifest], of: Mapping[str, Sequence[Evaluation]]) -> dict[str, dict[str, float]]:

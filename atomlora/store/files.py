@@ -15,6 +15,7 @@ import mmap
 import os
 import re
 import secrets
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -24,6 +25,7 @@ TEMPORARY = ".tmp-"
 REMEDY = "restore it from a backup or compile again into a new folder"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _CHUNK = 1 << 22
+_ABANDONED_SECONDS = 3600.0
 
 
 def is_digest(text: str) -> bool:
@@ -116,7 +118,6 @@ def write_addressed(
     The temporary file lies in `folder`, which must be on the same file system. A file that is already there
     is replaced: its bytes are the same, unless they rotted, and then this mends it.
     """
-    target = folder
     with _temporary(folder) as (temporary, handle), writing(folder):
         hasher, size = hashlib.sha256(), 0
         for chunk in chunks:
@@ -149,6 +150,20 @@ def remove_temporaries(folder: Path) -> int:
         with writing(path):
             freed += path.stat().st_size
             os.unlink(path)
+    return freed
+
+
+def remove_abandoned(folder: Path) -> int:
+    """Remove temporary files of those who write to `folder` without the lock (caches, evaluations) that are too old
+    to be still written. Returns the bytes."""
+    freed = 0
+    for path in folder.glob(f"{TEMPORARY}*"):
+        # A file that is gone since it was listed has got its name.
+        with writing(path), contextlib.suppress(FileNotFoundError):
+            status = path.stat()
+            if time.time() - status.st_mtime > _ABANDONED_SECONDS:
+                os.unlink(path)
+                freed += status.st_size
     return freed
 
 

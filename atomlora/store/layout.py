@@ -4,6 +4,7 @@ name."""
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 from atomlora.errors import StoreError
@@ -54,7 +55,7 @@ def create_store(folder: Path) -> Path:
 
 def require_store(folder: Path) -> None:
     """StoreError, saying what it is instead and how to make one, unless `folder` is a store."""
-    hint = f"make one with: atomlora compile SRC… -o {folder}"
+    hint = f"make one with: atomlora compile SRC… -o {shlex.quote(str(folder))}"
     if not folder.exists():
         raise StoreError(f"{folder}: no such folder; {hint}")
     if not folder.is_dir():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,9 +13,9 @@ from atomlora.store.catalogue import Catalogue
 from atomlora.store.conflicts import read_conflicts
 from atomlora.store.evaluations import EvaluationFolder
 from atomlora.store.files import (
-    TEMPORARY,
     DamagedFileError,
     fsync_folder,
+    remove_abandoned,
     remove_temporaries,
     replace_durably,
     writing,
@@ -28,8 +27,6 @@ from atomlora.store.objects import ObjectFolder
 from atomlora.store.refs import TagFolder, resolve, shallow
 from atomlora.store.segments import Place, read_record, read_single
 from atomlora.store.tombstones import read_tombstones
-
-_CACHE_AGE_SECONDS = 3600.0
 
 
 class Problem(Record):
@@ -68,14 +65,16 @@ class GcReport(Record):
 
 
 class Verifier:
-    """Reads everything that a version and its ancestors are made of, each byte once, and collects the
-    problems."""
+    """Reads everything that a version and its ancestors are made of and collects the problems. Segments, and a
+    catalogue that versions in a row share, are gone through once."""
 
     def __init__(self, folder: Path, objects: ObjectFolder, manifests: ManifestFolder) -> None:
         self._folder, self._objects, self._manifests = folder, objects, manifests
         self._sizes: dict[str, int | None] = {}  # of objects that were hashed; None: damaged
         self._reasons: dict[str, DamagedFileError] = {}
         self._records: set[tuple[Place, str]] = set()
+        # Of the catalogue that was read last: versions that share one follow each other.
+        self._parsed: tuple[str, dict[str, list[tuple[Place, str, str]]]] = "", {}
         self._found: dict[tuple[str, str, str], list[str]] = {}
 
     def run(self, version: str) -> VerifyReport:
@@ -129,7 +128,7 @@ class Verifier:
 
     def _version(self, version: str, manifest: Manifest) -> None:
         with self._noting(version):
-            records = self._catalogue(manifest)
+            records = self._catalogue(manifest.catalogue)
             atoms = sum(len(places) for places in records.values())
             with self._noting(version):
                 self._intact(manifest.keys)
@@ -153,18 +152,21 @@ class Verifier:
                         pass
             for entry in manifest.segments:
                 with self._noting(version):
-                    self._segment(entry, records.pop(entry.sha256, []))
-            if records:
+                    self._segment(entry, records.get(entry.sha256, []))
+            if records.keys() - {entry.sha256 for entry in manifest.segments}:
                 path = self._objects.path(manifest.catalogue)
                 raise DamagedFileError(path, "names segments that its manifest does not list")
 
-    def _catalogue(self, manifest: Manifest) -> dict[str, list[tuple[Place, str, str]]]:
+    def _catalogue(self, digest: str) -> dict[str, list[tuple[Place, str, str]]]:
         """(place, atom id, weights digest) of all atoms by segment."""
-        self._intact(manifest.catalogue)
-        records: dict[str, list[tuple[Place, str, str]]] = defaultdict(list)
-        for entry in Catalogue(self._objects, manifest.catalogue):
-            records[entry.segment].append((entry.place, entry.atom.id, entry.atom.weights_digest))
-        return records
+        if self._parsed[0] != digest:
+            self._intact(digest)
+            self._parsed = "", {}  # so that two are never in memory
+            records: dict[str, list[tuple[Place, str, str]]] = defaultdict(list)
+            for entry in Catalogue(self._objects, digest):
+                records[entry.segment].append((entry.place, entry.atom.id, entry.atom.weights_digest))
+            self._parsed = digest, records
+        return self._parsed[1]
 
     def _segment(self, entry: SegmentEntry, records: list[tuple[Place, str, str]]) -> None:
         self._intact(entry.sha256)
@@ -225,14 +227,8 @@ def collect_garbage(
     if not dry_run:
         for place in (folder, objects.folder, manifests.folder, folder / "tags"):
             freed += remove_temporaries(place)
-        # Readers write caches without the lock: only what is surely abandoned may go.
-        for path in (folder / "cache").glob(f"{TEMPORARY}*"):
-            with writing(path):
-                status = path.stat()
-                if time.time() - status.st_mtime > _CACHE_AGE_SECONDS:
-                    path.unlink(missing_ok=True)
-                    freed += status.st_size
-        freed += EvaluationFolder(folder).remove_abandoned()
+        for place in (folder / "cache", EvaluationFolder(folder).folder):
+            freed += remove_abandoned(place)
     return GcReport(removed=tuple(removed), freed_bytes=freed, versions=tuple(forgotten))
 
 

@@ -18,7 +18,7 @@ from atomlora.store.layout import create_store
 from atomlora.store.manifest import ManifestFolder
 from atomlora.store.objects import ObjectFolder
 from atomlora.store.refs import TagFolder
-from atomlora.store.remote import Remote
+from atomlora.store.remote import Remote, take_evaluations, take_tag
 
 
 class RemoteObjects(ObjectFolder):
@@ -69,14 +69,11 @@ def mirror(url: str, cache: Path) -> tuple[Path, RemoteObjects]:
         if tag not in theirs:
             with contextlib.suppress(StoreError):  # another process, which opens the same address, was faster
                 names.delete(tag)
+    versions = set(manifests.versions())
     for tag in theirs:
-        version = (remote.read(f"tags/{tag}") or b"").decode("ascii", errors="replace").strip()
-        if version in manifests.versions():
-            names.write(tag, version, force=True)
-    scores = EvaluationFolder(folder)
-    for name in remote.sizes("evaluations"):
-        version, _, rest = name.removeprefix("evaluations/").partition(".")
-        scores.take(remote.read(name) or b"", version, rest.removesuffix(".json"))
+        if (version := remote.tag(tag)) in versions:
+            take_tag(remote, names, tag, version, force=True)
+    take_evaluations(remote, EvaluationFolder(folder), versions)
     if (gone := remote.read("shallow")) is not None:
         replace_durably(folder / "shallow", gone)
     replace_durably(folder / "HEAD", f"{head}\n".encode())

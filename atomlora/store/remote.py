@@ -9,20 +9,23 @@ https://filesystem-spec.readthedocs.io/en/latest/
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 from atomlora.errors import CorruptStoreError, StoreError
+from atomlora.store.evaluations import EvaluationFolder
 from atomlora.store.files import is_digest, replace_durably, write_addressed
 from atomlora.store.manifest import MANIFEST_LIMIT, Manifest, parse_manifest
-from atomlora.store.refs import is_tag
+from atomlora.store.refs import TagFolder, is_tag
 
 # Protocols whose writes of one object are seen whole or not at all.
 ATOMIC = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "memory"})
 LOCAL = frozenset({"file", "local"})
 _CHUNK = 1 << 22
 _SMALL = 1 << 22
+_logger = logging.getLogger(__name__)
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://.*")
 
 
@@ -131,6 +134,10 @@ class Remote:
         """The names of the tags there; files that are no tags are passed over."""
         return [name for name in (path.removeprefix("tags/") for path in self.sizes("tags")) if is_tag(name)]
 
+    def tag(self, name: str) -> str:
+        """What the file of a tag holds: a version's name, where the file is whole."""
+        return (self.read(f"tags/{name}") or b"").decode("ascii", errors="replace").strip()
+
     def manifest(self, version: str) -> tuple[Manifest, bytes]:
         """A version's manifest, verified, and its bytes."""
         name = f"manifests/{version}.json"
@@ -175,3 +182,21 @@ class Remote:
                 f"{self.url}/{name}: {type(error).__name__}: {error}; check the address, the credentials and the "
                 "network, and run the same command again; what was transferred is kept"
             ) from error
+
+
+def take_tag(remote: Remote, tags: TagFolder, name: str, version: str, force: bool) -> None:
+    """Have a tag of `remote` here; one that cannot stand beside those that are here is left out with a warning, so that
+    it does not keep the versions away."""
+    try:
+        tags.write(name, version, force)
+    except StoreError as error:
+        _logger.warning("%s: %s; it is left out", remote.url, error)
+
+
+def take_evaluations(remote: Remote, scores: EvaluationFolder, versions: Container[str]) -> None:
+    """Download the evaluations of `versions` that are not here; what is not what its name tells is passed over."""
+    for name in remote.sizes("evaluations"):
+        version, _, rest = name.removeprefix("evaluations/").partition(".")
+        digest = rest.removesuffix(".json")
+        if version in versions and is_digest(digest) and not scores.has(version, digest):
+            scores.take(remote.read(name) or b"", version, digest)

@@ -49,7 +49,7 @@ class Staged:
             return
         self._scanned = True
         complete = self._scan_head() if self.head is not None else set()
-        others = {digest for digest in self._objects.digests() if digest not in complete | self._foreign()}
+        others = set(self._objects.digests()) - complete - self._foreign()
         for digest in sorted(others, key=self._age, reverse=True):
             try:
                 placed = read_segment(self._objects, digest)

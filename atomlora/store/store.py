@@ -35,7 +35,7 @@ from atomlora.store.lock import WriterLock
 from atomlora.store.maintenance import GcReport, Verifier, VerifyReport, collect_garbage
 from atomlora.store.manifest import Manifest, ManifestFolder
 from atomlora.store.objects import ObjectFolder
-from atomlora.store.records import QuantisedFactors, from_bytes, size_bytes, split_quantised, unpack
+from atomlora.store.records import from_bytes, size_bytes, unpack
 from atomlora.store.refs import resolve, shallow
 from atomlora.store.remote import is_url
 from atomlora.store.segments import Place, read_record
@@ -170,14 +170,6 @@ class Store(Beside):
         bytes have changed."""
         entry = self._entry(atom_id)
         return unpack(self.record(entry), entry.atom.rank, self.manifest.targets)
-
-    def quantised(self, atom_id: str) -> list[QuantisedFactors] | None:
-        """An atom's int8 factors with the scales of their rows, in the order of the manifest's targets, checked
-        as in `weights`; None for an atom that is stored as bfloat16."""
-        entry = self._entry(atom_id)
-        if entry.dtype != "int8":
-            return None
-        return split_quantised(self.record(entry), entry.atom.rank, self.manifest.targets)
 
     def record(self, entry: Entry) -> np.ndarray:
         """The flat record of an entry of this version as it is stored, uint16 (n,) or uint8 (m,), read-only and

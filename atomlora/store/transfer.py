@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,9 +13,11 @@ from atomlora.store.files import replace_durably, write_addressed
 from atomlora.store.manifest import Manifest, ManifestFolder
 from atomlora.store.objects import ObjectFolder
 from atomlora.store.refs import TagFolder, shallow
-from atomlora.store.remote import Remote, require_atomic
+from atomlora.store.remote import Remote, require_atomic, take_evaluations, take_tag
 from atomlora.store.store import Store
 from atomlora.store.writer import StoreWriter
+
+_logger = logging.getLogger(__name__)
 
 
 class TransferReport(Record):
@@ -32,10 +35,11 @@ class TransferReport(Record):
 def push(path: Path | str, url: str, force: bool = False) -> TransferReport:
     """Bring a store's current version, with all that it came from, to `url`, and make it the current one there.
 
-    What is there already is not sent again, so an interrupted push is resumed by the same call. HEAD is written last,
-    in one step. Raises StoreError where the backend cannot do that, where the address holds a version that this store
-    does not come from (unless `force`: then that version stays there, by its name), or where the transfer fails;
-    CorruptStoreError before bytes are sent that have changed. Two pushes at once are safe, but the later HEAD wins.
+    What is there already is not sent again, so an interrupted push is resumed by the same call. A tag that is there
+    moves only by `force`; a warning tells of one that stays. HEAD is written last, in one step. Raises StoreError where
+    the backend cannot do that, where the address holds a version that this store does not come from (unless `force`:
+    then that version stays there, by its name), or where the transfer fails; CorruptStoreError before bytes are sent
+    that have changed. Two pushes at once are safe, but the later HEAD wins.
     """
     require_atomic(url)
     remote = Remote(url)
@@ -61,7 +65,7 @@ def push(path: Path | str, url: str, force: bool = False) -> TransferReport:
         for manifest in new:
             name = f"manifests/{manifest.version}.json"
             remote.write(name, (store.path / name).read_bytes())
-        _push_names(store, remote, line)
+        _push_names(store, remote, line, force)
         remote.write("HEAD", f"{store.version}\n".encode())
         return TransferReport(
             store=str(path), url=remote.url, version=store.version, objects=sent, size_bytes=size, versions=len(new)
@@ -72,9 +76,10 @@ def pull(url: str, path: Path | str, force: bool = False) -> TransferReport:
     """Bring the current version at `url`, with all that it came from, into the store at `path` (made if there is
     none), and make it the current one.
 
-    Every file is checked before it gets its name; an interrupted pull is resumed by the same call. Raises StoreError
-    where the store has a version that the one at the address does not come from (unless `force`), while a writer is at
-    work, or where the transfer fails; CorruptStoreError, naming the file, for changed bytes.
+    Every file is checked before it gets its name; an interrupted pull is resumed by the same call. A tag that is
+    here moves only by `force`; a warning tells of one that stays. Raises StoreError where the store has a version that
+    the one at the address does not come from (unless `force`), while a writer is at work, or where the transfer fails;
+    CorruptStoreError, naming the file, for changed bytes.
     """
     remote, folder = Remote(url), Path(path)
     theirs = remote.head()
@@ -115,7 +120,7 @@ def pull(url: str, path: Path | str, force: bool = False) -> TransferReport:
     )
 
 
-def _push_names(store: Store, remote: Remote, line: Iterable[Manifest]) -> None:
+def _push_names(store: Store, remote: Remote, line: Iterable[Manifest], force: bool) -> None:
     """Tags and evaluations of the versions that were pushed, and which of their ancestors are gone on purpose."""
     versions = {manifest.version for manifest in line}
     there = remote.sizes("evaluations")
@@ -124,26 +129,44 @@ def _push_names(store: Store, remote: Remote, line: Iterable[Manifest]) -> None:
         if f"evaluations/{file.name}" not in there:
             scores.read(file)
             remote.write(f"evaluations/{file.name}", file.read_bytes())
-    for tag, version in TagFolder(store.path).all().items():
-        if version in versions:
-            remote.write(f"tags/{tag}", f"{version}\n".encode())
+    _push_tags(store, remote, versions, force)
     if gone := shallow(store.path):
         names = sorted(gone | _shallow(remote))
         remote.write("shallow", "".join(f"{name}\n" for name in names).encode())
 
 
+def _push_tags(store: Store, remote: Remote, versions: set[str], force: bool) -> None:
+    theirs = {name.lower(): name for name in remote.tags()}
+    for tag, version in TagFolder(store.path).all().items():
+        if version not in versions:
+            continue
+        taken = theirs.get(tag.lower())
+        if taken is None or (force and taken == tag):
+            remote.write(f"tags/{tag}", f"{version}\n".encode())
+        elif taken != tag:
+            _logger.warning(
+                "%s: tag %s is not sent, as it differs from tag %s there only in upper and lower case; choose another "
+                "name",
+                remote.url,
+                tag,
+                taken,
+            )
+        elif remote.tag(tag) != version:
+            _logger.warning("%s: tag %s stays where it is; move it with --force", remote.url, tag)
+
+
 def _pull_names(remote: Remote, folder: Path, versions: set[str], force: bool) -> None:
-    scores, tags = EvaluationFolder(folder), TagFolder(folder)
-    for name in remote.sizes("evaluations"):
-        version, _, rest = name.removeprefix("evaluations/").partition(".")
-        if version in versions and rest.endswith(".json"):
-            scores.take(remote.read(name) or b"", version, rest.removesuffix(".json"))
+    take_evaluations(remote, EvaluationFolder(folder), versions)
+    tags = TagFolder(folder)
     mine = tags.all()
     for tag in remote.tags():
-        name = f"tags/{tag}"
-        version = (remote.read(name) or b"").decode("ascii", errors="replace").strip()
-        if version in versions and mine.get(tag) != version and (tag not in mine or force):
-            tags.write(tag, version, force)
+        version = remote.tag(tag)
+        if version not in versions or mine.get(tag) == version:
+            continue
+        if tag in mine and not force:
+            _logger.warning("%s: tag %s stays where it is; move it with --force", folder, tag)
+        else:
+            take_tag(remote, tags, tag, version, force)
 
 
 def _line(remote: Remote, version: str, gone: frozenset[str]) -> list[tuple[Manifest, bytes]]:

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from atomlora.errors import StoreError
+from atomlora.recalibrate import recalibrate
 from atomlora.store import Store
 
 
@@ -58,6 +60,24 @@ def test_a_share_out_of_range_is_refused(run, store, alpha):
     assert state(store)[0].version == before
 
 
+def test_a_mistyped_path_leaves_nothing_behind(tmp_path):
+    with pytest.raises(StoreError, match="typo: no such folder"):
+        recalibrate(tmp_path / "typo")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_version_that_comes_in_between_is_not_lost(store, monkeypatch):
+    def writer_after_another(path, real=Store.writer):
+        with Store.open(path) as opened, real(path) as other:
+            other.recommit(list(opened.atoms()), "came in between")
+        return real(path)
+
+    monkeypatch.setattr(Store, "writer", writer_after_another)
+    with pytest.raises(StoreError, match="a new version came in between; run the same command again"):
+        recalibrate(store)
+    assert state(store)[0].message == "came in between"
+
+
 def test_another_embedder_of_that_name_is_refused(run, store, words):
     words.fingerprint = "0" * 64
     before = state(store)[0].version
@@ -65,3 +85,11 @@ def test_another_embedder_of_that_name_is_refused(run, store, words):
     assert result.exit_code == 1
     assert "was compiled with embedder" in result.stderr
     assert state(store)[0].version == before
+
+
+def test_foreign_questions_that_are_none_are_refused(run, store, tmp_path):
+    before, _ = state(store)
+    (tmp_path / "empty.jsonl").write_text("\n")
+    result = run("recalibrate", store, "--foreign", tmp_path / "empty.jsonl")
+    assert (result.exit_code, "empty.jsonl: holds no question" in result.stderr) == (1, True)
+    assert state(store)[0] == before

@@ -31,8 +31,9 @@ def test_log_names_versions_and_tags(run, two_versions):
     store, new, old = two_versions
     assert run("tag", store, "first", "HEAD~1").exit_code == 0
     lines = run("log", store).stdout.splitlines()
-    assert f"* {new[:12]}" in lines[1]
+    assert lines[1].startswith(f"* {new[:12]}")
     assert "without plums" in lines[1]
+    assert lines[2].startswith(f"  {old[:12]}")  # in the same column
     assert "first" in lines[2]
     run("checkout", store, "first")
     assert [v["version"] for v in json.loads(run("log", store, "--json").stdout)["versions"]] == [old]
@@ -78,6 +79,7 @@ def test_tags(run, two_versions):
     run("tag", store, "best", "--delete")
     assert run("tag", store).stdout.split() == ["good", old[:12]]
     assert run("tag", store, "--delete").exit_code == 2
+    assert run("tag", store, "--force").exit_code == 2
 
 
 def test_gc_and_compact(run, two_versions):
@@ -162,19 +164,21 @@ def test_status_shows_drift(run, store, tmp_path):
     (folder / "tower.md").rename(folder / "deep" / "tower.md")
     (folder / "garden.md").unlink()
     (folder / "ferry.md").write_text((folder / "ferry.md").read_text().replace("nine", "ten"))
+    (folder / "a  name.md").write_text("# Only a heading too\n\nA heron stood at Vennet in 1911.\n")
     (folder / "new.md").write_text("# News\n\nThe harbour of Torrisk opens in May 1931.\n")
     (folder / "blank.md").write_text("# Only a heading\n")
     (folder / "binary.md").write_bytes(b"\0\1\2")
     found = json.loads(run("status", folder, store, "--json").stdout)
     files, atoms = found["files"], found["atoms"]
-    assert (files["new"], files["changed"], files["removed"]) == (["new.md"], ["ferry.md"], ["garden.md"])
+    assert (files["new"], files["changed"], files["removed"]) == (["a  name.md", "new.md"], ["ferry.md"], ["garden.md"])
     assert files["moved"] == [{"before": "tower.md", "now": "deep/tower.md"}]
     assert (files["empty"], [one["source"] for one in files["skipped"]]) == (["blank.md"], ["binary.md"])
-    assert (atoms["new"], atoms["kept"], atoms["removed"], atoms["stale"]) == (2, 2, 2, 0)
+    assert (atoms["new"], atoms["kept"], atoms["removed"], atoms["stale"]) == (3, 2, 2, 0)
     assert found["up_to_date"] is False
     text = run("status", folder, store).stdout
     for line in ("new new.md", "changed ferry.md", "moved tower.md -> deep/tower.md", "removed garden.md"):
         assert line in " ".join(text.split())
+    assert text.splitlines()[0] == "new        a  name.md"  # no other file's name
 
 
 def test_status_shows_what_is_stale(run, store, tmp_path):

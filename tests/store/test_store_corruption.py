@@ -113,6 +113,14 @@ def with_all_kinds(store_path: Path) -> Path:
     return store_path
 
 
+def test_a_damaged_old_manifest_is_told_once(store_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    oldest = Store.open(store_path).versions[-1]
+    (store_path / "manifests" / f"{oldest}.json").write_bytes(b"{}")
+    with Store.writer(store_path) as writer:
+        assert len(writer.finished()) == 7
+    assert [oldest in record.getMessage() for record in caplog.records].count(True) == 1
+
+
 @pytest.mark.parametrize(
     "kind",
     ["HEAD", "manifest", "old manifest", "segment", "catalogue", "keys", "old catalogue", "old keys", *BESIDE],

@@ -87,15 +87,9 @@ def test_a_store_holds_both_kinds(tmp_path: Path, make: SimpleNamespace) -> None
     store = Store.open(tmp_path)
     assert store.verify().ok
     for number, (atom, record) in enumerate(items):
-        facts, quantised = store.show(atom.id), store.quantised(atom.id)
+        facts = store.show(atom.id)
         assert (facts["dtype"], facts["size_bytes"]) == (("int8", 80) if number % 2 else ("bf16", 96))
         np.testing.assert_array_equal(store.weights(atom.id), unpack(record, 2, make.targets))
-        assert (quantised is None) == (number % 2 == 0)
-        if quantised is not None:
-            expected = split_quantised(record, 2, make.targets)
-            for one, other in zip(quantised, expected, strict=True):
-                for have, want in zip(one, other, strict=True):
-                    np.testing.assert_array_equal(have, want)
 
 
 def stage_and_commit(path: Path, make: SimpleNamespace, atom: object, record: np.ndarray) -> None:
@@ -133,6 +127,14 @@ def test_compaction_keeps_all_but_the_places(store_path: Path, make: SimpleNames
     assert Store.open(store_path).verify().ok
     make.build(store_path, range(1, 9))  # and the next compile finds the atoms where they lie now
     assert Store.open(store_path).verify().ok
+
+
+def test_compaction_needs_no_more_than_the_current_version(store_path: Path, make: SimpleNamespace) -> None:
+    before = make.build(store_path, [1, 2, 3])
+    oldest = Store.open(store_path).versions[-1]
+    (store_path / "manifests" / f"{oldest}.json").unlink()
+    report = compact(store_path)
+    assert (report.segments_before, report.segments_after) == (len(before.segments), 1)
 
 
 def test_compaction_splits_by_size_and_changes_the_storage(

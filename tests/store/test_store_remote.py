@@ -120,6 +120,78 @@ def test_open_from_an_address(store_path: Path, url: str, tmp_path: Path, make: 
     assert len(Store.open(url)) == 1
 
 
+def test_tags_there_are_moved_only_by_force(
+    store_path: Path, url: str, tmp_path: Path, make: SimpleNamespace, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = tmp_path / "other"
+    old = set_tag(store_path, "prod")
+    push(store_path, url)
+    pull(url, other)
+    new = make.build(store_path, [1, 2]).version
+    set_tag(store_path, "prod", force=True)
+    push(store_path, url)
+    assert Store.open(url, "prod").version == old
+    assert "tag prod stays where it is; move it with --force" in caplog.text
+    push(store_path, url, force=True)
+    assert Store.open(url, "prod").version == new
+    caplog.clear()
+    pull(url, other)
+    assert list_tags(other) == {"prod": old}
+    assert f"{other}: tag prod stays where it is; move it with --force" in caplog.text
+    pull(url, other, force=True)
+    assert list_tags(other) == {"prod": new}
+
+
+def test_tags_that_differ_only_in_case_lock_nobody_out(
+    store_path: Path, url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = tmp_path / "other"
+    push(store_path, url)
+    pull(url, other)
+    version = set_tag(store_path, "prod")
+    push(store_path, url)
+    set_tag(other, "PROD")
+    for force in (False, True):
+        push(other, url, force)
+        assert "tag PROD is not sent, as it differs from tag prod there" in caplog.text
+        assert Remote(url).tags() == ["prod"]
+        caplog.clear()
+    Remote(url).write("tags/PROD", f"{version}\n".encode())  # as others may have left it
+    with Store.open(url) as store:
+        assert store.version == version
+    pull(url, tmp_path / "third")
+    assert [name.lower() for name in list_tags(tmp_path / "third")] == ["prod"]
+    assert caplog.text.count("it is left out") == 2
+
+
+def test_evaluations_are_fetched_once(
+    store_path: Path, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remember(store_path)
+    push(store_path, url)
+    fetched = []
+    real = Remote.read
+
+    def read(self: Remote, name: str, limit: int = 1 << 22) -> bytes | None:
+        if name.startswith("evaluations/"):
+            fetched.append(name)
+        return real(self, name, limit)
+
+    monkeypatch.setattr(Remote, "read", read)
+    version = Store.open(url).version
+    (mirror,) = (tmp_path / "cache" / "stores").iterdir()
+    Store.open(url)
+    assert len(fetched) == 1
+    (file,) = EvaluationFolder(mirror).paths()
+    file.write_bytes(b"rotten")
+    Store.open(url)
+    assert len(fetched) == 2
+    assert EvaluationFolder(mirror).of(version) == EvaluationFolder(store_path).of(version)
+    for _ in range(2):
+        pull(url, tmp_path / "other")
+    assert len(fetched) == 3
+
+
 def test_a_shallow_history_travels(store_path: Path, url: str, tmp_path: Path) -> None:
     compact(store_path)
     Store.open(store_path).gc(keep=1)
