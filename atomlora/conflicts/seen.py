@@ -25,8 +25,8 @@ def seen_by_both(a: Atom, b: Atom) -> tuple[Atom, Atom]:
 
 def tellable(records: Iterable[ConflictRecord], atoms: Mapping[str, Atom]) -> list[ConflictRecord]:
     """The records of a version with `atoms` by id, less what not all who meet a conflict may see. Records of older
-    compiles judged an atom by the latest of its places, whoever's, or by the first version that had any: where that place
-    or one of these is hidden, neither is known to be newer."""
+    compiles judged an atom by the latest of its places, whoever's, or by the first version that had any; where one is
+    hidden that counted, neither is known to be newer."""
     return [_told(record, atoms) for record in records if record.pair <= atoms.keys()]
 
 
