@@ -3,6 +3,7 @@ step."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -42,13 +43,16 @@ _logger = logging.getLogger(__name__)
 
 class StoreWriter(Staged):
     """Use as `with Store.writer(path) as writer`. Not thread-safe. What `write_segment` returned from
-    survives any crash; what `commit` returned from is the current version."""
+    survives any crash; what `commit` returned from is the current version. A folder that was made for it goes again
+    where it fails before it has written anything."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self._lock: WriterLock | None = None
+        self._made = False
 
     def __enter__(self) -> StoreWriter:
+        self._made = not self.path.exists()
         Store.create(self.path)
         lock = WriterLock(self.path / "lock")
         lock.__enter__()
@@ -64,10 +68,19 @@ class StoreWriter(Staged):
         self._lock = lock
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, failure: object = None, *_: Any) -> None:
         lock, self._lock = self._lock, None
         if lock is not None:
+            if self._made and failure is not None:
+                self._unmake()
             lock.__exit__()
+
+    def _unmake(self) -> None:
+        with contextlib.suppress(OSError):  # a folder that holds something stays, and what is left to do with it
+            for folder in (self._objects.folder, self._manifests.folder):
+                folder.rmdir()
+            (self.path / "lock").unlink()
+            self.path.rmdir()
 
     def finished(self) -> dict[str, Atom]:
         """Every atom in a segment on disk, by id: of the current version, of older ones, or staged by an

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import safetensors
 
-from atomlora.errors import StoreError
+from atomlora.errors import StoreError, UsageError
 from atomlora.store import Store
 
 
@@ -204,6 +204,16 @@ def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
         with pytest.raises(StoreError, match=name), Store.writer(tmp_path / name):
             pass
     assert sorted(os.listdir(tmp_path / "other")) == ["photo.jpg"]
+
+
+def test_a_writer_that_fails_at_once_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(UsageError), Store.writer(tmp_path / "new"):
+        raise UsageError("--layers foo")
+    assert not (tmp_path / "new").exists()
+    Store.create(tmp_path / "there")
+    with pytest.raises(UsageError), Store.writer(tmp_path / "there"):
+        raise UsageError("--layers foo")
+    assert (tmp_path / "there" / "objects").is_dir()  # somebody made it
 
 
 def test_create_makes_an_empty_store_once(tmp_path: Path) -> None:
