@@ -177,8 +177,7 @@ def token_divergences(
     import torch
 
     from atomlora.prompts import chat_prompt
-    from atomlora.runtime.decoding import left_pad
-    from atomlora.training.pool import base_answers
+    from atomlora.runtime.decoding import base_answers, left_pad
 
     base = model.base
     answers = base_answers(base, prompts, KL_TOKENS)

@@ -23,12 +23,13 @@ from atomlora.compiler.examples import LEFT_ALONE
 from atomlora.compiler.session import TrainingSession
 from atomlora.errors import StoreError, UsageError
 from atomlora.prompts import chat_prompt
+from atomlora.runtime.decoding import base_answers
 from atomlora.settings import PROCEDURE, CompileSettings, TrainSettings
 from atomlora.store import Manifest, StoreWriter
 from atomlora.store.records import unpack
 from atomlora.training.adapters import FrozenPool, StackedAdapters, pool_from_records
 from atomlora.training.objective import CandidateHead
-from atomlora.training.pool import PoolRecords, base_answers, general_examples, load_or_train_pool, pool_facts
+from atomlora.training.pool import PoolRecords, general_examples, load_or_train_pool, pool_facts
 from atomlora.training.silence import SilenceBank, build_bank
 from atomlora.training.trainer import TrainedAtom, Trainer
 from atomlora.training.trunk import Example, Trunk

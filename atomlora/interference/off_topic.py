@@ -17,8 +17,8 @@ import torch
 from atomlora.bases import Base
 from atomlora.interference.lab import Lab, Stack
 from atomlora.prompts import chat_prompt
+from atomlora.runtime.decoding import base_answers
 from atomlora.runtime.loops import LOOP_TOKENS
-from atomlora.training.pool import base_answers
 from atomlora.training.rows import IGNORED
 from atomlora.training.trunk import Example
 

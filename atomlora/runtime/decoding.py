@@ -10,7 +10,7 @@ import torch
 
 from atomlora.bases import Base
 from atomlora.errors import UsageError
-from atomlora.prompts import end_ids
+from atomlora.prompts import chat_prompt, end_ids
 from atomlora.runtime.composition import Composition
 from atomlora.runtime.loops import no_loops
 from atomlora.runtime.refusing import Refusing, UntilRefused
@@ -69,6 +69,22 @@ def check_room(base: Base, prompt: Sequence[int], question: str, max_new_tokens:
             f"question {question[:60]!r}: {len(prompt)} prompt tokens and {max_new_tokens} new ones exceed "
             f"the base's {limit}; ask for fewer new tokens, a lower top-k, or mode atoms"
         )
+
+
+@torch.no_grad()
+def base_answers(base: Base, questions: Sequence[str], tokens: int, batch: int = 32) -> list[tuple[int, ...]]:
+    """The bare base's first greedy tokens to each question, to the token that ends the turn where one comes within
+    them: on these it must not change its mind."""
+    ending = set(end_ids(base.tokenizer, base.model))
+    found: list[tuple[int, ...]] = []
+    for start in range(0, len(questions), batch):
+        prompts = [chat_prompt(base.tokenizer, question) for question in questions[start : start + batch]]
+        ids, mask = left_pad(prompts, base.tokenizer.pad_token_id, base.model.device)
+        output = base.model.generate(ids, attention_mask=mask, generation_config=greedy(base, tokens))
+        for row in output[:, ids.shape[1] :].tolist():
+            ends = [i for i, token in enumerate(row) if token in ending]
+            found.append(tuple(row[: ends[0] + 1] if ends else row))
+    return found
 
 
 def decode_batch(

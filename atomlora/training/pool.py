@@ -25,8 +25,9 @@ from torch import Tensor
 
 from atomlora.atom import Target, digest_json, record_size
 from atomlora.bases import Base, cache_folder
-from atomlora.prompts import chat_prompt, end_ids
+from atomlora.prompts import chat_prompt
 from atomlora.router.general_questions import GENERAL_QUESTIONS
+from atomlora.runtime.decoding import base_answers
 from atomlora.settings import CompileSettings
 from atomlora.training.adapters import FrozenPool, StackedAdapters, pool_from_records
 from atomlora.training.moments import MOMENT_TOKENS, input_moments
@@ -125,24 +126,6 @@ def neighbours_and_bank(
     general = general_examples(base, pool.answers, settings.train.silence_tokens)
     adapters = StackedAdapters(base.model, targets, 1, shape.rank, shape.alpha, neighbours)
     return neighbours, build_bank(trunk, CandidateHead(base.model), general, known, adapters)
-
-
-@torch.no_grad()
-def base_answers(base: Base, questions: Sequence[str], tokens: int, batch: int = 32) -> list[tuple[int, ...]]:
-    """The bare base's first greedy tokens to each question, to the token that ends the turn where one comes within
-    them: on these it must not change its mind."""
-    from atomlora.runtime.decoding import greedy, left_pad
-
-    ending = set(end_ids(base.tokenizer, base.model))
-    found: list[tuple[int, ...]] = []
-    for start in range(0, len(questions), batch):
-        prompts = [chat_prompt(base.tokenizer, question) for question in questions[start : start + batch]]
-        ids, mask = left_pad(prompts, base.tokenizer.pad_token_id, base.model.device)
-        output = base.model.generate(ids, attention_mask=mask, generation_config=greedy(base, tokens))
-        for row in output[:, ids.shape[1] :].tolist():
-            ends = [i for i, token in enumerate(row) if token in ending]
-            found.append(tuple(row[: ends[0] + 1] if ends else row))
-    return found
 
 
 def _examples(base: Base, text: str, questions: Sequence[str]) -> tuple[Example, ...]:

@@ -14,9 +14,10 @@ from atomlora.compiler.progress import Teller
 from atomlora.compiler.session import TrainingSession
 from atomlora.prompts import chat_prompt, common_prefix
 from atomlora.router.general_questions import GENERAL_QUESTIONS
+from atomlora.runtime.decoding import base_answers
 from atomlora.settings import AdapterSettings, CompileSettings, TrainSettings
 from atomlora.training import whitening
-from atomlora.training.pool import base_answers, load_or_train_pool, pool_digest, pool_facts
+from atomlora.training.pool import load_or_train_pool, pool_digest, pool_facts
 from atomlora.training.shape import resolve_targets
 from atomlora.training.trunk import Trunk
 
