@@ -39,9 +39,11 @@ class Handler(BaseHTTPRequestHandler):
             return
         data = value if isinstance(value, bytes) else json.dumps(value).encode()
         self.send_response(status)
-        for name, content in (headers[0] if headers else {}).items():
+        given = {"Content-Length": str(len(data))} | (headers[0] if headers else {})
+        for name, content in given.items():
             self.send_header(name, content)
-        self.send_header("Content-Length", str(len(data)))
+        if int(given["Content-Length"]) > len(data):
+            self.close_connection = True
         self.end_headers()
         self.wfile.write(data)
 
@@ -59,7 +61,8 @@ class Server(ThreadingHTTPServer):
 @pytest.fixture
 def server():
     """`replies` are taken one by one, then `always` is given: (status, body[, headers]) or a function of the request's
-    body that returns such. A status of None closes the connection. `delay` seconds come first. `seen`, `times`, `auth`
+    body that returns such. A status of None closes the connection, and so does a body that is shorter than the
+    Content-Length of its headers. `delay` seconds come first. `seen`, `times`, `auth`
     and `most` (at once) tell of the requests."""
     state = SimpleNamespace(
         replies=[], always=(200, {}), delay=0.0, seen=[], times=[], auth=[], at_once=0, most=0, lock=threading.Lock()

@@ -86,7 +86,13 @@ def test_a_code_fence_is_json_too(server, writer):
     assert writer().write([KILN], 1)[0][0].text == GOOD[0][0]
 
 
-@pytest.mark.parametrize("fault", [(500, {}), (503, b"busy"), (429, {}, {"Retry-After": "0"}), (None, None)])
+BROKEN = (200, b'{"choices": [', {"Content-Length": "5000"})
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [(500, {}), (503, b"busy"), (429, {}, {"Retry-After": "0"}), (None, None), BROKEN, (200, b"<html>"), (200, [])],
+)
 def test_passing_faults_are_tried_again(server, writer, fault):
     server.replies = [fault, fault]
     server.always = reply(*GOOD)
@@ -108,7 +114,9 @@ def test_a_timeout_is_tried_again_and_then_told(server, writer):
         ((500, b"<html>oops</html>"), 3, r"500 \(<html>oops</html>\); the server failed 3 times"),
         ((429, {"error": "slow down"}, {"Retry-After": "0"}), 3, r"429 \(slow down\); .*--writer-requests-per-minute"),
         ((302, {}, {"Location": "http://127.0.0.1:1/"}), 1, r"302"),
-        ((200, b"<html>"), 1, r"something else than JSON; check the address"),
+        ((200, b"<html>"), 3, r"something else than JSON; check the address"),
+        ((200, b"[" * 100_000), 3, r"something else than JSON; check the address"),
+        (BROKEN, 3, r"its reply broke off after 3 attempts; what was written is kept"),
         ((200, {"hello": 1}), 1, r"no chat completion; check the address"),
         ((None, None), 3, r"cannot be reached after 3 attempts \(.*\); is the server running there\?"),
     ],
@@ -139,7 +147,8 @@ def test_replies_without_json_get_blanks_and_are_asked_for_again(server, writer,
     with caplog.at_level(logging.WARNING):
         found = CachedWriter(writer(one_by_one), cache).write([KILN, other], 2)
     assert [[q.kind for q in questions] for questions in found] == [["written"] * 2, ["cloze"] * 2]
-    assert "no usable reply about 1 of 2 texts" in caplog.text
+    assert "no usable reply about 1 of 2 texts (no JSON)" in caplog.text
+    assert "`atomlora questions` asks about them again" in caplog.text
     assert [body["temperature"] for _, body in server.seen] == [0.0, 0.0, 0.7]
     server.always = reply(("When did the kiln of Torrisk burn down?", "1901"))
     found = CachedWriter(writer(one_by_one), cache).write([KILN, other], 2)
@@ -149,11 +158,80 @@ def test_replies_without_json_get_blanks_and_are_asked_for_again(server, writer,
 
 def test_a_model_that_never_replies_json_is_given_up(server, writer):
     server.always = reply(content="I cannot do that.")
-    with pytest.raises(QuestionWriterError, match=r"'m/1' replied no JSON 6 times"):
+    with pytest.raises(QuestionWriterError, match=r"'m/1' replied no JSON about 3 texts"):
         writer(QUICK.model_copy(update={"concurrency": 1})).write(halls(20), 2)
     assert len(server.seen) == 6
-    with pytest.raises(QuestionWriterError, match=r"replied no JSON 2 times"):
-        writer().write([KILN], 2)
+
+
+def about_even_halls(body):
+    """No JSON about halls of odd numbers."""
+    number = int(body["messages"][1]["content"].split("Text: Hall h")[1].split()[0])
+    return about(body) if number % 2 == 0 else reply(content="I cannot do that.")
+
+
+def test_a_few_texts_that_get_no_json_stop_nothing(server, writer, tmp_path, caplog):
+    """Neither the first run, nor later ones, for which the good texts come from the cache."""
+    server.always = about_even_halls
+    cache = QuestionCache(tmp_path / "q.sqlite", "")
+    one_by_one = QUICK.model_copy(update={"concurrency": 1})
+    for asked in (3 + 2 * 2, 2 * 2):  # halls 1 and 3 each twice, 0, 2 and 4 once
+        server.seen.clear()
+        found = CachedWriter(writer(one_by_one), cache).write(halls(5), 1)
+        assert [questions[0].kind for questions in found] == ["written", "cloze"] * 2 + ["written"]
+        assert len(server.seen) == asked
+    server.always, more = reply(content="I cannot do that."), halls(9)
+    found = CachedWriter(writer(one_by_one), cache).write(more, 1)
+    assert [questions[0].kind for questions in found[5:]] == ["cloze"] * 4
+    assert [questions[0].kind for questions in writer().write(more[:1], 1)] == ["cloze"]
+    assert "no usable reply about 1 of 1 texts" in caplog.text
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+@pytest.mark.parametrize("odd", [0, 3])
+def test_a_text_that_the_server_refuses_gets_blanks(server, writer, caplog, status, odd):
+    def filtered(body):
+        refused = f"h{odd} " in body["messages"][1]["content"]
+        return (status, {"error": {"message": "content filter"}}) if refused else about(body)
+
+    server.always = filtered
+    found = writer(QUICK.model_copy(update={"concurrency": 1})).write(halls(5), 1)
+    assert [questions[0].kind for questions in found] == ["cloze" if n == odd else "written" for n in range(5)]
+    assert "no usable reply about 1 of 5 texts" in caplog.text
+    assert f"{status} (content filter)" in caplog.text
+    assert "response_format" in server.seen[-1][1]
+
+
+def test_a_server_that_refuses_every_text_is_given_up(server, writer):
+    server.always = (400, {"error": "no such model"})
+    with pytest.raises(QuestionWriterError, match=r"400 \(no such model\); check the model"):
+        writer(QUICK.model_copy(update={"concurrency": 1})).write(halls(9), 1)
+    assert len(server.seen) == 6
+
+
+def test_a_later_round_that_is_refused_keeps_the_first(server, writer):
+    server.replies = [reply(GOOD[0]), (413, {}), (413, {})]
+    (found,) = EndpointWriter(f"{server.address}#m/1", QUICK, rounds=3).write([KILN], 1)
+    assert found[0].text == GOOD[0][0]
+
+
+def test_texts_about_which_no_question_passes_are_counted(server, writer, caplog):
+    server.always = reply(("Quand rouvre le four de Halden ?", "March 2016"))
+    (found,) = writer().write([KILN], 2)
+    assert {q.kind for q in found} == {"cloze"}
+    assert "no question of the model passed about 1 of 1 texts" in caplog.text
+    caplog.clear()
+    server.always = reply(*GOOD)
+    writer().write([KILN], 2)
+    server.always = reply()
+    writer().write([KILN], 2)
+    assert not caplog.records
+
+
+def test_content_in_parts_is_one_text(server, writer):
+    (content,) = [one["message"]["content"] for one in reply(*GOOD)[1]["choices"]]
+    parts = [{"type": "text", "text": content[:9]}, {"type": "image"}, "x", {"type": "text", "text": content[9:]}]
+    server.always = reply(content=parts)
+    assert [q.kind for q in writer().write([KILN], 2)[0]] == ["written", "written"]
 
 
 def test_a_server_that_refuses_optional_fields(server, writer):
