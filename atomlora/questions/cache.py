@@ -123,7 +123,8 @@ class CachedWriter:
     ) -> Iterator[tuple[int, list[Question]]]:
         """(number, questions) of the missing texts, kept already where the writer could not do better."""
         if isinstance(self._writer, StreamingWriter):
-            for written in self._writer.stream([atoms[i] for i in missing], max_questions):
+            proven = len(missing) < len(atoms)
+            for written in self._writer.stream([atoms[i] for i in missing], max_questions, proven):
                 i = missing[written.number]
                 if written.final:
                     self._cache.keep([(keys[i], written.questions)])

@@ -1,7 +1,7 @@
 """A client for chat completions as OpenAI's API and its many imitations serve them.
 
 Connections, retries with exponential backoff and Retry-After are urllib3's; what is added is a pace in requests a
-minute that retries keep too, and errors that say what to do. The API key comes from
+minute that retries keep too, retries of bodies that are broken, and errors that say what to do. The API key comes from
 $ATOMLORA_WRITER_API_KEY; it is sent to the given address alone, and is neither stored nor shown.
 """
 
@@ -24,9 +24,14 @@ from atomlora.settings import EndpointSettings
 
 KEY_VARIABLE = "ATOMLORA_WRITER_API_KEY"
 _RETRIED = frozenset((408, 409, 425, 429, 500, 502, 503, 504))
+_REFUSED = frozenset((400, 413, 422))  # may be due to one text: a content filter, or more tokens than the model takes
 _LONGEST_WAIT = 120.0  # seconds; servers may ask for more
 _SHOWN = 300  # characters of a server's message
 _log = logging.getLogger(__name__)
+
+
+class RefusedText(QuestionWriterError):
+    """A request that the server does not take, perhaps for its text alone."""
 
 
 class Pace:
@@ -78,12 +83,12 @@ class Endpoint:
 
     def chat(self, body: dict[str, Any], optional: dict[str, Any]) -> str:
         """The reply's text to `body`, with what in `optional` the server takes: one that refuses the request (400 or
-        422) is asked without it from then on. Raises QuestionWriterError."""
+        422) is asked without it from then on. Raises QuestionWriterError; for 400, 413 and 422 RefusedText."""
         asked = body if self._plain else body | optional
         response = self._send("POST", "/chat/completions", asked)
         if response.status_code in (400, 422) and asked is not body:
             response = self._send("POST", "/chat/completions", body)
-            self._plain = response.status_code == 200
+            self._plain = self._plain or response.status_code == 200
         data = self._json(response, "/chat/completions")
         try:
             content = data["choices"][0]["message"]["content"]
@@ -91,27 +96,35 @@ class Endpoint:
             content = None
         if data.get("choices") is None:
             raise QuestionWriterError(f"{self.address}: its reply is no chat completion; check the address (…/v1)")
-        return content if isinstance(content, str) else ""
+        return _said(content)
 
     def _send(self, method: str, path: str, body: dict[str, Any] | None) -> requests.Response:
-        """A response of whatever status, after the retries."""
-        self.pace.turn()
+        """A response of whatever status, after the retries. urllib3's end with the headers; a body that breaks off, or
+        that is no JSON in spite of a 200, is asked for again here."""
         limits = (min(10.0, self.settings.timeout_s), self.settings.timeout_s)
-        try:
-            return self._session().request(
-                method, self.address + path, json=body, auth=self._authorise, timeout=limits, allow_redirects=False
-            )
-        except requests.exceptions.RequestException as error:
-            raise QuestionWriterError(self._redacted(self._reason(error))) from None
+        attempt = 0
+        while True:
+            attempt += 1
+            last = attempt >= self.settings.attempts
+            self.pace.turn()
+            try:
+                response = self._session().request(
+                    method, self.address + path, json=body, auth=self._authorise, timeout=limits, allow_redirects=False
+                )
+            except requests.exceptions.RequestException as error:
+                if last or not isinstance(error, requests.exceptions.ChunkedEncodingError):
+                    raise QuestionWriterError(self._redacted(self._reason(error))) from None
+            else:
+                if last or response.status_code != 200 or _object(response) is not None:
+                    return response
+            time.sleep(min(self.settings.backoff_s * 2 ** (attempt - 1), _LONGEST_WAIT))
 
     def _json(self, response: requests.Response, path: str) -> dict[str, Any]:
         if response.status_code != 200:
-            raise QuestionWriterError(self._redacted(self._refusal(response, path)))
-        try:
-            data = response.json()
-        except ValueError:
-            data = None
-        if not isinstance(data, dict):
+            kind = RefusedText if response.status_code in _REFUSED else QuestionWriterError
+            raise kind(self._redacted(self._refusal(response, path)))
+        data = _object(response)
+        if data is None:
             raise QuestionWriterError(
                 f"{self.address}{path}: replied something else than JSON; check the address (…/v1)"
             )
@@ -140,6 +153,8 @@ class Endpoint:
                 f"{self.address}: no answer within {self.settings.timeout_s:g} s {times}; a slow server needs "
                 "--writer-timeout, a busy one a lower --writer-concurrency"
             )
+        if isinstance(error, requests.exceptions.ChunkedEncodingError):
+            return f"{self.address}: its reply broke off {times}; what was written is kept: try again later"
         cause: BaseException = error
         while (deeper := cause.args[0] if cause.args else None) is not None and isinstance(deeper, BaseException):
             cause = deeper
@@ -159,6 +174,8 @@ class Endpoint:
             remedy = "it asks for fewer requests: lower --writer-requests-per-minute; what was written is kept"
         elif status >= 500:
             remedy = f"the server failed {self.settings.attempts} times; what was written is kept: try again later"
+        elif status in _REFUSED:
+            remedy = "check the model, or shorten the text: a filter or its length may be why"
         else:
             remedy = "check the address and the model"
         return f"{what}; {remedy}"
@@ -185,6 +202,23 @@ def _paced(pace: Pace, settings: EndpointSettings) -> Retry:
         backoff_jitter=settings.backoff_s / 2,
         raise_on_status=False,
     )
+
+
+def _object(response: requests.Response) -> dict[str, Any] | None:
+    """The JSON object that a response is; None where it is something else."""
+    try:
+        data = response.json()
+    except (ValueError, RecursionError):
+        return None
+    return data if isinstance(data, dict) else None
+
+
+def _said(content: object) -> str:
+    """The text of a message's content, which some servers give in parts."""
+    if isinstance(content, list):
+        parts = [part.get("text") for part in content if isinstance(part, dict)]
+        return "".join(part for part in parts if isinstance(part, str))
+    return content if isinstance(content, str) else ""
 
 
 def _message(response: requests.Response) -> str:

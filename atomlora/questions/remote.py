@@ -9,13 +9,13 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 
 from atomlora.errors import AtomLoraError, QuestionWriterError, UsageError
-from atomlora.questions.endpoint import Endpoint
+from atomlora.questions.endpoint import Endpoint, RefusedText
 from atomlora.questions.structured import VERSION, Pair, checked, messages, parse_reply
 from atomlora.questions.types import AtomText, Question, Written
 from atomlora.settings import EndpointSettings
 
 _TRIES = 2  # of one text, where the reply is no JSON
-_HOPELESS = 6  # replies that are no JSON, without one that is, after which the model is given up
+_HOPELESS = 3  # texts without a usable reply, before any with one, after which the model is given up
 _TOKENS_EACH = 80  # of a question with its answer, as JSON
 _Result = tuple[int, list[Pair] | AtomLoraError | None]
 _log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class EndpointWriter:
         progress: Callable[[int, int], None] | None = None,
     ) -> list[list[Question]]:
         """Up to `max_questions` per text and round; names and numbers without a question get a cloze question, and so
-        does a text about which the model replied no JSON."""
+        does a text that the server refuses or about which the model replied no JSON."""
         results: list[list[Question]] = [[] for _ in atoms]
         for done, written in enumerate(self.stream(atoms, max_questions), start=1):
             results[written.number] = written.questions
@@ -57,9 +57,10 @@ class EndpointWriter:
                 progress(done, len(atoms))
         return results
 
-    def stream(self, atoms: Sequence[AtomText], max_questions: int) -> Iterator[Written]:
+    def stream(self, atoms: Sequence[AtomText], max_questions: int, proven: bool = False) -> Iterator[Written]:
         """What `write` collects, text by text as replies come in. Raises QuestionWriterError where the server cannot
-        be used; closing the iterator stops all requests that have not begun."""
+        be used, or has no usable reply about the first three texts unless it is `proven` by earlier ones; closing the
+        iterator stops all requests that have not begun."""
         waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
         replies: queue.SimpleQueue[_Result] = queue.SimpleQueue()
         for number in range(len(atoms)):
@@ -73,6 +74,8 @@ class EndpointWriter:
                     return
                 try:
                     replies.put((number, self._ask(atoms[number], max_questions)))
+                except RefusedText as error:
+                    replies.put((number, error))
                 except AtomLoraError as error:
                     replies.put((number, error))
                     return
@@ -83,19 +86,26 @@ class EndpointWriter:
         # Daemons: an interrupted run does not wait for a server's timeout.
         for _ in range(min(self.settings.concurrency, len(atoms))):
             threading.Thread(target=work, daemon=True).start()
-        bad, most = 0, max_questions * self.rounds
+        bad, unused, said, most = 0, 0, "no JSON", max_questions * self.rounds
         try:
-            for done in range(len(atoms)):
+            for _ in atoms:
                 number, found = replies.get()
-                if isinstance(found, AtomLoraError):
+                if isinstance(found, AtomLoraError) and not isinstance(found, RefusedText):
                     raise found
-                bad += found is None
-                if bad == done + 1 and (bad * _TRIES >= _HOPELESS or bad == len(atoms)):
-                    raise QuestionWriterError(
-                        f"{self._endpoint.address}: {self.model!r} replied no JSON {bad * _TRIES} times; "
+                if isinstance(found, list):
+                    proven = True
+                    questions = checked(atoms[number], found, most)
+                    unused += bool(found) and all(question.kind != "written" for question in questions)
+                    yield Written(number, questions, True)
+                    continue
+                bad += 1
+                if bad >= _HOPELESS and not proven:
+                    raise found or QuestionWriterError(
+                        f"{self._endpoint.address}: {self.model!r} replied no JSON about {bad} texts; "
                         "take a model that follows instructions"
                     )
-                yield Written(number, checked(atoms[number], found or (), most), found is not None)
+                said = str(found or said)
+                yield Written(number, checked(atoms[number], (), most), False)
         finally:
             while not waiting.empty():
                 try:
@@ -104,15 +114,26 @@ class EndpointWriter:
                     break
         if bad:
             _log.warning(
-                "%s: no usable reply about %d of %d texts; fill-in-the-blank questions stand in, and the same command "
-                "asks again", self._endpoint.address, bad, len(atoms),
+                "%s: no usable reply about %d of %d texts (%s); fill-in-the-blank questions stand in, and `atomlora "
+                "questions` asks about them again", self._endpoint.address, bad, len(atoms), said,
+            )  # fmt: skip
+        if unused:
+            _log.warning(
+                "%s: no question of the model passed about %d of %d texts; fill-in-the-blank questions stand in. A "
+                "question must be an English or German one whose answer is words of the text and not in the question",
+                self._endpoint.address, unused, len(atoms),
             )  # fmt: skip
 
     def _ask(self, atom: AtomText, max_questions: int) -> list[Pair] | None:
-        """The model's pairs of all rounds, None where no reply of the first was JSON."""
+        """The model's pairs of all rounds, None where no reply of the first was JSON. Raises RefusedText there too."""
         found = self._round(atom, max_questions, ())
         for _ in range(self.rounds - 1):
-            found = [*found, *(self._round(atom, max_questions, found) or ())] if found else found
+            if not found:
+                break
+            try:
+                found = [*found, *(self._round(atom, max_questions, found) or ())]
+            except RefusedText:  # longer by what was asked before: keep that
+                break
         return found
 
     def _round(self, atom: AtomText, max_questions: int, earlier: Sequence[Pair]) -> list[Pair] | None:

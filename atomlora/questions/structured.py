@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from atomlora.questions.cloze import cloze_questions
 from atomlora.questions.filters import acceptable, select
@@ -26,7 +26,9 @@ _SYSTEM = (
     "other way round. Reply with JSON and nothing else, in this form: "
     '{"questions": [{"question": "...", "answer": "..."}]}'
 )
-_FENCE = re.compile(r"\s*```(?:json)?\s*\n(.*)\n\s*```\s*", re.DOTALL)
+_FENCE = re.compile(r"\s*```(?:json)?(.*)```\s*", re.DOTALL)
+_THOUGHTS_END = "</think>"
+_SURROGATE = re.compile("[\ud800-\udfff]")  # half of a character: JSON can name it, UTF-8 cannot hold it
 
 
 class Pair(NamedTuple):
@@ -54,14 +56,18 @@ def messages(atom: AtomText, max_questions: int, earlier: Sequence[Pair] = ()) -
 
 
 def parse_reply(content: str) -> list[Pair] | None:
-    """The pairs of a reply that is JSON of the asked form (in a code fence or not); None where it is not."""
-    fenced = _FENCE.fullmatch(content)
-    try:
-        value = json.loads(fenced.group(1) if fenced else content)
-    except (ValueError, RecursionError):
-        return None
-    listed = value.get("questions") if isinstance(value, dict) else value
-    return _pairs(listed) if isinstance(listed, list) else None
+    """The pairs of a reply that is JSON of the asked form (in a code fence or not), else those of the complete objects
+    in it, behind whatever the model thought aloud; None where there are none."""
+    said = content.rpartition(_THOUGHTS_END)[2]
+    for text in (content, said):
+        fenced = _FENCE.fullmatch(text)
+        try:
+            value = json.loads(fenced.group(1) if fenced else text)
+        except (ValueError, RecursionError):
+            continue
+        listed = value.get("questions") if isinstance(value, dict) else value
+        return _pairs(listed) if isinstance(listed, list) else None
+    return salvage_reply(said) or None
 
 
 def salvage_reply(content: str) -> list[Pair]:
@@ -115,8 +121,9 @@ def _listed(value: dict[Any, Any]) -> bool:
 
 
 def _pairs(listed: list[Any]) -> list[Pair]:
-    return [
-        Pair(one["question"], one["answer"])
-        for one in listed
-        if isinstance(one, dict) and isinstance(one.get("question"), str) and isinstance(one.get("answer"), str)
-    ]
+    given = [(one.get("question"), one.get("answer")) for one in listed if isinstance(one, dict)]
+    return [Pair(question, answer) for question, answer in given if _sound(question) and _sound(answer)]
+
+
+def _sound(value: object) -> TypeGuard[str]:
+    return isinstance(value, str) and _SURROGATE.search(value) is None

@@ -84,6 +84,7 @@ class Written(NamedTuple):
 class StreamingWriter(Protocol):
     """A writer that finishes text by text, in any order."""
 
-    def stream(self, atoms: Sequence[AtomText], max_questions: int) -> Iterator[Written]:
-        """What `write` gives, as soon as each text is done."""
+    def stream(self, atoms: Sequence[AtomText], max_questions: int, proven: bool = False) -> Iterator[Written]:
+        """What `write` gives, as soon as each text is done. `proven`: the writer has written about other texts before,
+        so that some that it cannot write about do not make it useless."""
         ...
