@@ -1,17 +1,26 @@
 """Sentence boundaries with exact offsets.
 
 nupunkt (MIT, pure Python, no model download; Punkt of Kiss and Strunk 2006 with many abbreviations)
-finds the boundaries. Four repairs are added: no boundary inside an open round bracket before a lower-case
-word or a digit ("(approx. 5 km. away)"); boundaries after the full stops of Chinese and Japanese; a cut for
-runs of words that never end; references in square brackets stay with the sentence before.
+finds the boundaries. Six repairs are added: no boundary inside an open round bracket before a lower-case
+word or a digit ("(approx. 5 km. away)"); none inside a date with a full stop behind its day ("on 31. December
+2024") or behind "max."; none after the ordinals and abbreviations of German; boundaries after the full stops of
+Chinese and Japanese; a cut for runs of words that never end; references in square brackets stay with the sentence
+before.
 """
 
 import re
 from functools import lru_cache
 from typing import Any
 
+from atomlora.corpora.german import is_german, runs_on
+
 _WIDE_STOP = re.compile(r"[。！？]+[」』”’)）]*")
 _REFERENCE = re.compile(r"(\[[^\[\]\n]{1,40}\])(?:\s+|$)")
+_DAY = re.compile(r"\b(?:on|by|from|until|till|to|since|before|after|dated|and)\s+(?:[12]?\d|3[01])\.$", re.IGNORECASE)
+_MONTH_YEAR = re.compile(
+    r"(?:January|February|March|April|May|June|July|August|September|October|November|December),?\s+\d{4}\b"
+)
+_SHORT = re.compile(r"(?<![\w/])(?<!\d\s)(?:max|min|avg|nom|typ|incl|excl)\.$", re.IGNORECASE)
 _SPACE = re.compile(r"\s+")
 
 
@@ -29,6 +38,7 @@ def sentence_spans(text: str, max_words: int = 120) -> list[tuple[int, int]]:
     `max_words` words (or 12 times as many characters) is cut at the best place before that.
     """
     spans: list[tuple[int, int]] = []
+    german = is_german(text)
     for begin, finish in _raw_spans(_SPACE.sub(lambda match: " " * len(match.group()), text)):
         for start, end in _cut_wide(text, begin, finish):
             stripped = _strip(text, start, end)
@@ -41,7 +51,7 @@ def sentence_spans(text: str, max_words: int = 120) -> list[tuple[int, int]]:
                 if rest is None:
                     continue
                 stripped = rest
-            if spans and _continues(text, spans[-1], stripped):
+            if spans and _continues(text, spans[-1], stripped, german):
                 spans[-1] = (spans[-1][0], stripped[1])
             else:
                 spans.append(stripped)
@@ -80,13 +90,18 @@ def _strip(text: str, start: int, end: int) -> tuple[int, int] | None:
     return (start, end) if start < end else None
 
 
-def _continues(text: str, previous: tuple[int, int], following: tuple[int, int]) -> bool:
-    """Whether a boundary fell inside an open bracket, or left nothing but punctuation behind."""
+def _continues(text: str, previous: tuple[int, int], following: tuple[int, int], german: bool) -> bool:
+    """Whether a boundary fell inside an open bracket, a date or a German sentence, or left nothing but punctuation
+    behind."""
     rest = text[following[0] : following[1]]
     if not any(character.isalnum() for character in rest):
         return True
     before = text[max(previous[0], previous[1] - 400) : previous[1]]
-    return before.count("(") > before.count(")") and (rest[0].islower() or rest[0].isdigit())
+    if before.count("(") > before.count(")") and (rest[0].islower() or rest[0].isdigit()):
+        return True
+    dated = _DAY.search(before) and _MONTH_YEAR.match(rest)
+    shortened = rest[0].islower() and _SHORT.search(before)
+    return bool(dated or shortened) or runs_on(before, rest, german)
 
 
 def _cut_long(text: str, start: int, end: int, max_words: int) -> list[tuple[int, int]]:

@@ -30,6 +30,9 @@ _PIECES = st.sampled_from(
         "```\ncode()\n```",
         "これは文です。次の文。",
         "(approx. 5 km. away)",
+        "Der 1. Vorsitzende und die Fa. Orla gehen am 5.",
+        "Mai inkl. und bzw. Anl.",
+        "3.",
         "word " * 70,
         "<b>x</b>",
         ".. note:: yes",
@@ -138,8 +141,8 @@ def test_any_bytes_give_documents_or_reasons(
 
 @pytest.mark.parametrize(
     "piece",
-    ["word ", "The ship Orla sank in 1934. It was raised. ", "x", "(a. ", "1. "],
-    ids=["no-stop", "sentences", "no-blank", "brackets", "numbers"],
+    ["word ", "The ship Orla sank in 1934. It was raised. ", "x", "(a. ", "1. ", "der 1. Tag und "],
+    ids=["no-stop", "sentences", "no-blank", "brackets", "numbers", "ordinals"],
 )
 def test_a_megabyte_on_one_line_takes_time_in_proportion(piece: str) -> None:
     """Four times the text takes some four times the work, not sixteen times; CPU time, so that a busy machine may."""
