@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from itertools import pairwise
 
+from atomlora.questions.german import asks_in_german
 from atomlora.questions.types import Question
 from atomlora.questions.words import ARTICLES, STOP_WORDS, content_words, has_number, names_time, words
 
@@ -35,10 +36,10 @@ def gives_away(question: str, answer: str) -> bool:
 
 
 def well_formed(question: str) -> bool:
-    """A single question of 3 to 40 words with a question word and a question mark at its end."""
+    """A single question of 3 to 40 words with an English or German question word and a question mark at its end."""
     text = question.strip()
-    count = len(text.split())
-    return text.endswith("?") and text.count("?") == 1 and 3 <= count <= 40 and _ASKS.search(text) is not None
+    single = text.endswith("?") and text.count("?") == 1 and 3 <= len(text.split()) <= 40
+    return single and (_ASKS.search(text) is not None or asks_in_german(text))
 
 
 def stutters(question: str) -> bool:
@@ -58,20 +59,21 @@ def fits_answer(question: str, answer: str) -> bool:
         return any(c.isdigit() for c in answer) or "centur" in answer
     if re.match(r"when\b", asked):
         return names_time(answer)
-    if re.match(r"(?:who|whom|whose|where|why)\b", asked):
+    if re.match(r"(?:who|whom|whose|where|why|wer|wem|wessen|warum|weshalb)\b", asked):
         return re.fullmatch(r"[\d.,:$€£%\s-]+(?:%|percent|am|pm)?", answer) is None
     return True
 
 
 def invents(question: str, context: str) -> bool:
     """True if the question names a number or a capitalised word that stands neither in the text nor in its
-    titles."""
+    titles. Capitals of a German question are not judged: it has one on every noun."""
     known = set(words(context))
+    german = _ASKS.search(question) is None and asks_in_german(question)
     for position, word in enumerate(re.findall(r"[\w][\w'’.-]*", question)):
         plain = words(word)
         if not plain or plain[0] in known:
             continue
-        capital = word[0].isupper() and position > 0 and _ASKS.fullmatch(word) is None and word != "I"
+        capital = not german and word[0].isupper() and position > 0 and _ASKS.fullmatch(word) is None and word != "I"
         # Part of a compound that the text spells otherwise ("Ferreira's", "18-hour") is no invention.
         spelt = any(piece in known for piece in re.split(r"\W+", word.lower()) if len(piece) > 1)
         if (capital or any(c.isdigit() for c in word)) and not spelt:

@@ -17,7 +17,7 @@ from atomlora.questions.prompts import squeeze, title_path
 from atomlora.questions.types import AtomText, Question
 from atomlora.questions.words import content_words, words
 
-VERSION = "1"  # part of writers' digests: raise it when the same model would be asked or believed otherwise
+VERSION = "2"  # part of writers' digests: raise it when the same model would be asked or believed otherwise
 _SYSTEM = (
     "You write quiz questions about a short text for people who cannot see it. Each question therefore names what it "
     'is about and never says "the text", "the passage" or "it". Each answer is a few words copied from the text '

@@ -1,5 +1,8 @@
+import json
+
 import pytest
 
+from atomlora.corpora import sample_names, sample_path
 from atomlora.questions.filters import (
     acceptable,
     doomed,
@@ -10,6 +13,7 @@ from atomlora.questions.filters import (
     stutters,
     well_formed,
 )
+from atomlora.questions.german import asks_in_german
 from atomlora.questions.types import Question
 
 CONTEXT = "Halden Glassworks History The kiln hall reopened in March 2016 after Tomas Ferreira paid for a new roof."
@@ -60,6 +64,68 @@ def test_invents_flags_foreign_names_and_numbers_only():
     assert invents("Who paid for the roof in Lisbon?", CONTEXT)
     assert invents("Who paid 300 for the roof?", CONTEXT)
     assert not invents("What hall of Halden Glassworks did Ferreira's money reopen in 2016?", CONTEXT)
+
+
+LEASE = "Mietvertrag Der Vertrag von Anna Lind endet am 31. Dezember 2024 und kann mit drei Monaten gekündigt werden."
+
+
+@pytest.mark.parametrize(
+    ("asked", "answer"),
+    [
+        ("Wann endet der Vertrag?", "31. Dezember 2024"),
+        ("Mit welcher Frist kann der Vertrag gekündigt werden?", "drei Monaten"),
+        ("Wie lange ist die Kündigungsfrist des Mietvertrags?", "drei Monaten"),
+        ("An welchem Tag läuft der Mietvertrag aus?", "31. Dezember 2024"),
+        ("Bis zu welchem Datum gilt der Vertrag?", "31. Dezember 2024"),
+        ("Wer ist die Mieterin der Wohnung?", "Anna Lind"),
+        ("Von wem stammt der Vertrag?", "Anna Lind"),
+        ("Was endet zum Ende des Jahres?", "Der Vertrag"),
+        ("Was ist nach der Frist zu tun?", "gekündigt werden"),
+        ("Womit kann der Vertrag beendet werden?", "drei Monaten"),
+        ("Wo steht das Enddatum?", "Mietvertrag"),
+    ],
+)
+def test_german_questions_are_questions(asked, answer):
+    assert acceptable(question(asked, answer), LEASE)
+    begun = asked.split()
+    assert not any(doomed(" ".join(begun[:count]), answer, LEASE) for count in range(1, len(begun)))
+
+
+@pytest.mark.parametrize(
+    ("asked", "answer"),
+    [
+        ("Wann endet der Vertrag vom 5. Mai 2021?", "Dezember"),  # a number of its own
+        ("Wann endet der Vertrag am 31. Dezember 2024?", "31. Dezember 2024"),
+        ("Wer beendet den Vertrag?", "2024"),
+        ("Endet der Vertrag im Dezember?", "Dezember"),
+        ("Was the lease of Anna Lind renewed?", "drei Monaten"),
+        ("Was Anna Lind married in Lisbon?", "drei Monaten"),
+        ("Was slate imported by Lind?", "drei Monaten"),
+        ("Wen Jiabao signed it in Beijing?", "Anna Lind"),
+        ("Wie is the owner of it?", "Anna Lind"),
+        ("Quand le contrat prend-il fin?", "31. Dezember 2024"),
+    ],
+)
+def test_what_is_no_good_question_in_german_either(asked, answer):
+    assert not acceptable(question(asked, answer), LEASE)
+
+
+def test_a_german_word_excuses_no_invented_name_in_english():
+    assert invents("Wann is the book that Zanzibar wrote?", LEASE)
+    assert invents("Who asked in Lisbon: wann endet der Vertrag?", LEASE)
+    assert not invents("Wann kommt die Nebenkostenabrechnung?", LEASE)
+
+
+def test_no_english_question_is_taken_for_german():
+    """So that English verdicts, and the identities of atoms that hang on them, stay as they are."""
+    files = [file for name in sample_names() for file in sample_path(name).glob("*.jsonl")]
+    asked = [json.loads(line).get("question") for file in files for line in file.read_text().splitlines()]
+    asked = [text for text in asked if text]
+    assert len(asked) > 50
+    for text in asked:
+        _, _, rest = text.partition(" ")
+        for variant in (text, f"Was {rest}", f"In {rest}", rest.capitalize()):
+            assert not asks_in_german(variant), variant
 
 
 def test_acceptable_is_all_of_them():
