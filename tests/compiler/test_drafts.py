@@ -135,5 +135,6 @@ def test_a_renamed_file_without_a_title_keeps_its_atoms():
     (atom,) = reuse(moved, {}, atoms, "base", "recipe").values()
     assert (atom.id, atom.title) == (next(iter(atoms)), "a")
     assert [place.source for place in atom.provenances] == ["b.md"]
+    assert reuse(moved, {}, {atom.id: atom}, "base", "recipe") == {0: atom}  # as the next version finds it
     both = reuse([draft, *moved], {}, atoms, "base", "recipe")
     assert [[place.source for place in one.provenances] for one in both.values()] == [["a.md", "b.md"]] * 2
