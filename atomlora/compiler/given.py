@@ -41,7 +41,8 @@ class Given:
 
 def given_questions(drafts: list[Draft], file: Path | None) -> Given:
     """Apply a question file (None: nothing is given). Raises InputError, naming the line, for a source or a sentence
-    that the corpus does not have (of a line that does not say of which bytes it is), and for an answer that is not in its sentence."""
+    that the corpus does not have, where the line does not tell that its document has changed or gone, and for an answer
+    that is not in its sentence."""
     return Given(drafts) if file is None else apply_lines(drafts, load_question_file(file), str(file))
 
 
