@@ -116,5 +116,5 @@ def compile_corpus(
         failed=failures(atoms),
         conflicts=tuple(conflicts),
         skipped=tuple(skipped),
-        warnings=given.notes,
+        warnings=(*plan.notes, *given.notes),
     )

@@ -88,7 +88,10 @@ def test_a_file_without_a_title_gets_none_from_another_tenants_copy(compile_, tm
 def test_the_store_that_is_there_shapes_new_atoms(compile_, tmp_path):
     compile_({"a.md": SHARED}, "acme")
     wider = SETTINGS.model_copy(update={"adapter": AdapterSettings(rank=4, layers="late:1")})
-    compile_({"b.md": "# Ferry\n\nThe ferry Marla leaves Dunmarrow at 9 every day.\n"}, "globex", wider)
+    other = {"b.md": "# Ferry\n\nThe ferry Marla leaves Dunmarrow at 9 every day.\n"}
+    (warning,) = compile_(other, "globex", wider).warnings  # not of what was chosen as it is, nor of what was not
+    assert warning.endswith("not followed: --rank 4 (it has 2)")
+    assert compile_(other, "globex", CompileSettings(on_conflict="newest")).warnings == ()
     with Store.open(tmp_path / "store") as store:
         assert {atom.rank for atom in store.atoms()} == {2}
 
