@@ -14,6 +14,7 @@ from atomlora.questions.types import QuestionWriter
 from atomlora.router import Embedder, load_embedder
 from atomlora.settings import CompileSettings, Settings
 from atomlora.store import Store, StoreWriter
+from atomlora.training.objective import check_head
 from atomlora.training.shape import resolve_targets
 
 _OPTIONS = {
@@ -56,6 +57,7 @@ def plan_run(store: StoreWriter, base: Base, settings: CompileSettings, compilin
     if shaped is not None and not compiling:
         recipe = shaped.recipe
     targets = resolve_targets(base.model, settings.adapter)
+    check_head(base.model)
     return Plan(settings, recipe, targets, writer, load_embedder(settings.embedder), current, staying, notes)
 
 
