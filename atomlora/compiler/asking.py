@@ -31,9 +31,9 @@ def read_replacing(
     InputError names that option where the store has documents that it would take away."""
     passages, skipped, reason = _read(sources, teller)
     if reason and not allow_empty:
-        whose = "everybody's" if tenant is None else f"{tenant}'s"
-        take = f"; to take {whose} documents out of the store, add --allow-empty" if _holds(store, tenant) else ""
-        raise InputError(reason + take)
+        of = "" if tenant is None else f" of {tenant!r}"
+        remedy = f"; to take away those that the store has{of}, add --allow-empty" if _holds(store, tenant) else ""
+        raise InputError(reason + remedy)
     return passages, skipped
 
 

@@ -118,7 +118,7 @@ def test_behaviours_stay_and_are_every_tenants(compile_, tmp_path):
 def test_a_tenants_last_documents_can_be_taken_away(compile_, held, tmp_path):
     compile_({"all.md": SHARED})
     compile_({"a.md": SHARED, "b.md": "# Tower\n\nThe north tower of Keldan was built of slate in 1822.\n"}, "acme")
-    with pytest.raises(InputError, match=r"holds no document that can be used.*acme's documents.*--allow-empty"):
+    with pytest.raises(InputError, match=r"holds no document that can be used.*has of 'acme', add --allow-empty"):
         compile_({}, "acme")
     with pytest.raises(InputError, match="holds no document") as refused:
         compile_({}, "globex")  # which has none: nothing would be taken away
