@@ -1,9 +1,10 @@
 """How answers are scored: exact match, F1 and containment, and an interval for a share.
 
 Normalisation after SQuAD's evaluation script (Rajpurkar et al., arXiv 1606.05250: lower case, no punctuation,
-no articles), with two differences, because short facts are often numbers: marks between digits stay apart
-("5.40" is not "540", "0290-08-29" is three numbers), and commas that group thousands go ("212,400" is
-"212400").
+no articles), with differences, because short facts are often numbers: marks between digits stay apart ("5.40" is not
+"540", "0290-08-29" is three numbers), marks that group thousands go ("212,400" is "212400"), a minus stays ("-18" is
+not "18"), and a power or a fraction is a word of its own ("10²" is not "102"). Chinese and Japanese characters are
+words each.
 """
 
 from __future__ import annotations
@@ -18,14 +19,17 @@ ARTICLES = frozenset({"a", "an", "the"})
 AnswerRule = Literal["any", "all"]
 """`any`: the golden answers are alternatives, the best counts; `all`: every one is required."""
 
-_GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
+_GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?:[,’]\d{3})+(?![\d,])")
+_APART = re.compile("(?<=\\d)(?=[⁰¹²³⁴-⁹¼-¾⅐-⅞])")
+_CHARACTER = re.compile("([\u3040-\u30ff\u3400-\u9fff])")
 _RESAMPLES = 2000
 
 
 def normalise(text: str) -> list[str]:
     """The words of `text` that scoring compares; articles only where there is nothing else."""
-    plain = unicodedata.normalize("NFKC", text).casefold()
-    plain = _GROUPED.sub(lambda found: found.group().replace(",", ""), plain)
+    plain = unicodedata.normalize("NFKC", _APART.sub(" ", text)).casefold()
+    plain = _GROUPED.sub(lambda found: found.group().replace(",", "").replace("’", ""), plain)
+    plain = _CHARACTER.sub(r" \1 ", plain)
     words = "".join(_kept(plain, position) for position in range(len(plain))).split()
     return [word for word in words if word not in ARTICLES] or words
 
@@ -81,9 +85,11 @@ def _kept(text: str, position: int) -> str:
     kind = unicodedata.category(mark)[0]
     if kind not in "PS":
         return mark
-    inside = text[max(0, position - 1) : position].isdecimal() and text[position + 1 : position + 2].isdecimal()
-    if inside:
+    before, after = text[max(0, position - 1) : position], text[position + 1 : position + 2]
+    if before.isdecimal() and after.isdecimal():
         return mark if mark in ".:," else " "
+    if mark in "-−" and after.isdecimal() and not before.strip():
+        return "-"
     return " " if mark in "–—/" else ""
 
 

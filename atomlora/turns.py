@@ -9,6 +9,8 @@ hesitates between two atoms, both are heard.
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,8 @@ from atomlora.metrics import normalise
 
 if TYPE_CHECKING:
     from atomlora.composer import Selection
+
+_UNIT = re.compile("[$€£¥%‰°]")  # signs that scoring passes over
 
 
 def turns(selection: Selection) -> list[Selection]:
@@ -40,12 +44,14 @@ def joined(statements: Sequence[str]) -> str:
 
 
 def adds(statement: str, before: Sequence[str]) -> bool:
-    """Whether `statement` says something (by its normalised words) that none of those `before` it says; the first
-    one counts as it is, if only for its punctuation."""
+    """Whether `statement` says something (by its normalised words, and what its amounts are of) that none of those
+    `before` it says; the first one counts as it is, if only for its punctuation."""
     if not before:
         return bool(statement)
-    words = f" {' '.join(normalise(statement))} "
-    return bool(words.strip()) and not any(words in f" {' '.join(normalise(one))} " for one in before)
+    words, units = f" {' '.join(normalise(statement))} ", Counter(_UNIT.findall(statement))
+    return bool(words.strip()) and not any(
+        words in f" {' '.join(normalise(one))} " and units <= Counter(_UNIT.findall(one)) for one in before
+    )
 
 
 def _led_by(selection: Selection, leader: int) -> Selection:

@@ -1,6 +1,8 @@
 """Assembles a `Document` block by block, so that the offsets are exact by construction."""
 
 import hashlib
+import re
+import unicodedata
 from pathlib import PurePosixPath
 
 from atomlora.corpora.dates import DateOrigin, stated_date
@@ -15,6 +17,15 @@ def digest(data: bytes) -> str:
 def title_from_source(source: str) -> str:
     """A title for a document that names none: the file's name in words."""
     return PurePosixPath(source).stem.replace("_", " ").replace("-", " ").strip()
+
+
+_INVISIBLE = re.compile("[\u00ad\u200b\u2060\ufeff]")  # soft hyphens and the like
+_LIGATURES = {code: unicodedata.normalize("NFKC", chr(code)) for code in range(0xFB00, 0xFB07)}
+
+
+def plain_letters(text: str) -> str:
+    """`text` as people type it: accents composed, no ligatures, nothing invisible within words."""
+    return unicodedata.normalize("NFC", _INVISIBLE.sub("", text)).translate(_LIGATURES)
 
 
 def one_line(text: str) -> str:
@@ -56,7 +67,7 @@ class DocumentBuilder:
 
     def heading(self, level: int, text: str) -> None:
         """A heading; the first one of level 1 is the title unless the document named one before."""
-        text = one_line(text)
+        text = one_line(plain_letters(text))
         if not text:
             return
         if level == 1 and not self.title:
@@ -75,6 +86,7 @@ class DocumentBuilder:
         statement: str = "",
     ) -> None:
         """Append a block; text that is blank is dropped."""
+        text = plain_letters(text)
         text = text.strip("\n") if kind == "code" else text.strip()
         if not text.strip():
             return
@@ -100,13 +112,15 @@ class DocumentBuilder:
     def table(self, rows: list[list[str]], has_header: bool, caption: str = "") -> None:
         """A table of cells; with a header each row says "Header: value; Header: value"."""
         rows = [[one_line(cell) for cell in row] for row in rows]
-        rows = [row for row in rows if any(row)]
-        header = rows[0] if has_header and len(rows) > 1 else None
+        # A blank header row, as Markdown needs one before any table, is none
+        header = rows[0] if has_header and any(rows[0]) and any(map(any, rows[1:])) else None
         if header is not None:
             self.add("table_header", " | ".join(header))
             rows = rows[1:]
+        rows = [row for row in rows if any(row)]
         for row in rows:
-            self.add("table_row", " | ".join(row), caption=one_line(caption), statement=row_statement(header, row))
+            statement = plain_letters(row_statement(header, row))
+            self.add("table_row", " | ".join(row), caption=one_line(caption), statement=statement)
 
     def end_page(self, number: int) -> None:
         """What was added since the last call lies on page `number`."""
@@ -141,6 +155,8 @@ class DocumentBuilder:
 
 def row_statement(header: list[str] | None, row: list[str]) -> str:
     """One table row in words; empty cells are left out, surplus cells keep their bare value."""
+    if header is None and len(row) == 2 and all(row):
+        return ": ".join(row)
     if header is None:
         return "; ".join(cell for cell in row if cell)
     names = header + [""] * (len(row) - len(header))

@@ -4,6 +4,7 @@ carries.
 Dates are ISO 8601 in whatever precision is known: `2015`, `2024-03`, `2024-03-12`, `2024-03-12T09:30:00Z`.
 """
 
+import contextlib
 import re
 from datetime import UTC, date, datetime
 from pathlib import PurePosixPath
@@ -16,9 +17,17 @@ DateOrigin = Literal["document", "name", "properties", "file"]
 _MONTH_LIST = "january february march april may june july august september october november december"
 _MONTHS = _MONTH_LIST.split()
 _MONTH = "|".join(f"{name[:3]}(?:{name[3:]})?" if len(name) > 3 else name for name in _MONTHS) + "|sept"
+_GERMAN = {
+    "januar": 1, "februar": 2, "märz": 3, "mai": 5, "juni": 6, "juli": 7, "oktober": 10, "okt": 10, "dezember": 12,
+    "dez": 12,
+}  # fmt: skip
+_MONTH = "|".join((*sorted(_GERMAN, key=len, reverse=True), _MONTH))
 _ISO = re.compile(r"(?<!\d)(\d{4})(?:[-/](\d{1,2})(?:[-/](\d{1,2}))?)?(?!\d)")
 _DAY_FIRST = re.compile(rf"(?<!\d)(\d{{1,2}})(?:st|nd|rd|th)?\.?\s+(?:of\s+)?({_MONTH})\.?,?\s+(\d{{4}})(?!\d)", re.I)
 _MONTH_FIRST = re.compile(rf"\b({_MONTH})\.?\s+(?:(\d{{1,2}})(?:st|nd|rd|th)?,?\s+)?(\d{{4}})(?!\d)", re.I)
+_DOTTED = re.compile(r"(?<![\d.])(\d{1,2})\.(\d{1,2})\.(\d{4})(?!\d)")  # day first, as dots are written
+# With the groups of year, month and day
+_WRITTEN = ((_DAY_FIRST, (3, 2, 1)), (_DOTTED, (3, 2, 1)), (_MONTH_FIRST, (3, 1, 2)))
 _COMPACT = re.compile(r"(?<!\d)((?:19|20)\d\d)(\d\d)(\d\d)(?!\d)")
 _IN_NAME = re.compile(r"(?<!\d)((?:19|20)\d\d)(?:[-_.](\d\d)(?:[-_.](\d\d))?)?(?!\d)")
 
@@ -30,8 +39,9 @@ def stated_date(text: str) -> str | None:
     except ValueError:
         moment = None
     if moment is not None and len(text.strip()) > len("2024-03-12"):
-        return moment_date(moment)
-    for pattern, order in ((_DAY_FIRST, (3, 2, 1)), (_MONTH_FIRST, (3, 1, 2)), (_ISO, (1, 2, 3))):
+        with contextlib.suppress(OverflowError):  # the first or last day there is, in another time zone
+            return moment_date(moment)
+    for pattern, order in (*_WRITTEN, (_ISO, (1, 2, 3))):
         if found := pattern.search(text):
             return _joined(*(found.group(place) for place in order))
     return None
@@ -42,11 +52,11 @@ def named_date(title: str, source: str) -> str | None:
     the last; ids of jsonl lines are no names."""
     stem = "" if "#" in source else PurePosixPath(source).stem
     for text in (title, stem):
-        for pattern, order in ((_DAY_FIRST, (3, 2, 1)), (_MONTH_FIRST, (3, 1, 2)), (_COMPACT, (1, 2, 3))):
+        for pattern, order in (*_WRITTEN, (_COMPACT, (1, 2, 3))):
             if found := pattern.search(text):
                 return _joined(*(found.group(place) for place in order))
         if found := _IN_NAME.search(text):
-            return _joined(*found.groups())
+            return _joined(*found.groups()) or found.group(1)  # "Budget 2024-25"
     return None
 
 
@@ -67,4 +77,6 @@ def _joined(year: str, month: str | None, day: str | None) -> str | None:
 
 
 def _month_number(name: str) -> int:
+    if (number := _GERMAN.get(name.lower())) is not None:
+        return number
     return next(n for n, month in enumerate(_MONTHS, start=1) if month.startswith(name.lower()[:3]))

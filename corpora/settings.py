@@ -33,14 +33,16 @@ class SplitSettings(BaseModel):
     hard_words: int = Field(default=120, ge=10)
     anaphoric_words: tuple[str, ...] = _words(
         "it its they their them he his him she her hers this that these those such both neither "
-        "either each another others here there one some most many several all none"
+        "either each another others here there one some most many several all none "
+        "er sie ihr ihre ihren ihm dieser diese dieses diesem diesen dort dabei dazu davon dadurch"
     )
     subject_pronouns: tuple[str, ...] = _words("it they he she this these")
     connectives: tuple[str, ...] = (
         *_words(
             "however moreover furthermore besides then later afterwards afterward instead also "
             "therefore thus hence nevertheless nonetheless meanwhile finally similarly likewise "
-            "otherwise consequently additionally and but or so yet still"
+            "otherwise consequently additionally and but or so yet still "
+            "außerdem danach dann zudem ferner jedoch deshalb daher dennoch anschließend ebenso hierzu"
         ),
         "in addition",
         "in contrast",

@@ -67,7 +67,7 @@ class _Splitter:
             elif block.kind == "heading":
                 self._forget_lead()
                 if self._is_lonely(block, following):
-                    yield self._passage(block.start, block.end, self._text_of(block), "statement", block)
+                    yield self._lonely(block)
             elif block.kind == "table_header":
                 if following is None or following.kind != "table_row":
                     yield self._listed(block, self._text_of(block), "table_row")
@@ -78,7 +78,16 @@ class _Splitter:
         """A heading with nothing under it is a statement of its own if it says enough."""
         ends = following is None or (following.kind == "heading" and following.depth <= block.depth)
         is_title = self._text_of(block) == self._document.title
-        return ends and not is_title and len(self._text_of(block).split()) >= self._settings.min_words
+        text = self._text_of(block)
+        words = len(text.split())  # "Phone 0431 12345" says something, "Opening hours" does not
+        says = words >= self._settings.min_words or (words > 1 and bool(re.search(r"\d", text)))
+        return ends and not is_title and says
+
+    def _lonely(self, block: Block) -> Passage:
+        text = self._text_of(block)
+        above = tuple(heading for heading in block.headings if heading != text)
+        about = self._context(above) if len(text.split()) < self._settings.min_words else ""
+        return self._make(block.start, block.end, f"{about}: {text}" if about else text, text, "statement", above)
 
     # ---- prose
 
@@ -242,9 +251,6 @@ class _Splitter:
 
     def _text_of(self, block: Block) -> str:
         return block.statement or unwrapped(self._document.text[block.start : block.end])
-
-    def _passage(self, start: int, end: int, text: str, hint: str, block: Block) -> Passage:
-        return self._make(start, end, text, text, hint, tuple(h for h in block.headings if h != text))
 
     def _make(self, start: int, end: int, text: str, body: str, hint: str, headings: tuple[str, ...]) -> Passage:
         page = None

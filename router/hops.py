@@ -24,7 +24,9 @@ from atomlora.router.scores import Candidates
 FOLLOWED = 2
 NAMES = 4
 _WORD = re.compile(r"[\w'’-]+")
-_NAME = re.compile(r"(?:[^\W\d_a-z][\w'’-]*|\d[\w.:-]*\w|\d)(?: (?:[^\W\d_a-z][\w'’-]*|\d[\w.:-]*\w|\d))*")
+_CAPITALS = "A-ZÀ-ÖØ-ÞĀĂĄĆĈĊČĎĐĒĔĖĘĚĜĞĠĢĤĦĨĪĬĮİĴĶĹĻĽĿŁŃŅŇŌŎŐŒŔŖŘŚŜŞŠŢŤŦŨŪŬŮŰŲŴŶŸŹŻŽ"
+_PART = rf"(?:[{_CAPITALS}][\w'’-]*|\d[\w.:-]*\w|\d)"
+_NAME = re.compile(rf"(?<!\w){_PART}(?: {_PART})*")
 
 
 class Found(NamedTuple):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
+import unicodedata
 from array import array
 from collections import Counter
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ import numpy as np
 
 from atomlora.router.cache import read_cache, write_cache
 
-FORMAT = "words 1"  # of the cache: raise it with every change of what `words` gives
+FORMAT = "words 2"  # of the cache: raise it with every change of what `words` gives
 # Reading fewer documents takes a moment only, and they get no file
 CACHED_FROM = 5_000
 # saturation and length normalisation: low, because documents are atoms (a sentence or a passage and its
@@ -43,7 +44,12 @@ STOP_WORDS = frozenset(
 
 def words(text: str) -> list[str]:
     """Lower-case words without stop words, with the commonest English endings taken off."""
-    return [_stem(word) for word in _WORD.findall(text.lower()) if word not in STOP_WORDS]
+    return [_stem(word) for word in _WORD.findall(folded(text)) if word not in STOP_WORDS]
+
+
+def folded(text: str) -> str:
+    """Lower case; accents in one form, whichever a file system or keyboard gave, and no soft hyphens."""
+    return text.lower() if text.isascii() else unicodedata.normalize("NFC", text.replace("\xad", "")).casefold()
 
 
 def _stem(word: str) -> str:
@@ -91,7 +97,7 @@ class Postings(NamedTuple):
         vocabulary = _Vocabulary()
         tokens, ends = array("i"), np.zeros(len(documents) + 1, np.int64)
         for number, document in enumerate(documents):
-            tokens.extend(map(vocabulary.__getitem__, _WORD.findall(document.lower())))
+            tokens.extend(map(vocabulary.__getitem__, _WORD.findall(folded(document))))
             ends[number + 1] = len(tokens)
         found = np.frombuffer(tokens, np.int32).astype(np.int64)
         owners = np.repeat(np.arange(len(documents)), np.diff(ends))[found >= 0]

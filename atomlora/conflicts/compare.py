@@ -63,7 +63,17 @@ _VALID_FROM = re.compile(
     r"\b(?:as of|as from|with effect from|effective(?: from)?|from|since|starting(?: on| from)?)\s*$", re.IGNORECASE
 )
 _CONDITION = re.compile(r"\b(?:with|over|under|above|below|beyond|if|when)(?:\s\w+)?\s*$", re.IGNORECASE)
-_YEARS = re.compile(r"\b(?:version|rev(?:ision)?|v)?\s*\d[\d./-]*\b", re.IGNORECASE)
+# Of the numbers in a title these tell editions of a document apart; any other names a thing ("Invoice 1001").
+_EDITION = re.compile(
+    r"\b(?:version|rev(?:ision)?|v)\s*\d[\d./-]*\b|\b(?:\d{1,2}|(?:19|20)\d\d(?:\d{4})?)\b", re.IGNORECASE
+)
+# A number behind these words is a name: always of a place in a document, and of a thing unless it answers.
+_PLACE_BEFORE = re.compile(
+    r"\b(?:section|chapter|clause|article|paragraph|table|figure|page|step|appendix|abschnitt|kapitel|artikel|absatz|"
+    r"tabelle|abbildung|seite|schritt|anlage|anhang)\s$",
+    re.IGNORECASE,
+)
+_THING_BEFORE = re.compile(r"\b(?:version|release|button|room|building|line|taste|raum|n[or]\.)\s$", re.IGNORECASE)
 _PRONOUN = re.compile(r"^(?:he|she|it|they|this|that|these|those|his|her|its|their)\b", re.IGNORECASE)
 _VERB = re.compile(r"\b(?:is|are|was|were|has|have|must|may|can|will|costs?|takes?|stands?|lies|opens?|closes?)\b")
 _LABEL = re.compile(r"([^:;]{1,60}):\s*([^;]+)(?:;|$)")
@@ -226,7 +236,10 @@ def _unmatched(left: _Sentence, right: _Sentence, other: Statement) -> list[Valu
 
 def _other_subject(left: _Sentence, right: _Sentence) -> bool:
     """Whether what stands before the verbs tells two subjects apart: by names, or by words of each that the other
-    sentence does not have."""
+    sentence does not have; or numbers that are names do."""
+    numbered_left, numbered_right = _numbered(left), _numbered(right)
+    if numbered_left and numbered_right and numbered_left != numbered_right:
+        return True
     parts = []
     for sentence in (left, right):
         verb = _VERB.search(sentence.text)
@@ -240,6 +253,18 @@ def _other_subject(left: _Sentence, right: _Sentence) -> bool:
     return bool(only_left and only_right)
 
 
+def _numbered(sentence: _Sentence) -> set[str]:
+    """The numbers that are names, as they are written ("version 2.1" is not 2.10); what follows a verb answers ("is in
+    room 12")."""
+    found = set()
+    for value in sentence.found:
+        before = sentence.text[: value.start]
+        named = _PLACE_BEFORE.search(before) or (_THING_BEFORE.search(before) and not _VERB.search(before))
+        if named and value.kind in ("number", "date"):
+            found.add(value.text)
+    return found
+
+
 def _shared_names(left: _Sentence, right: _Sentence) -> set[str]:
     return {
         " ".join(map(str, one.key))
@@ -251,7 +276,7 @@ def _shared_names(left: _Sentence, right: _Sentence) -> set[str]:
 def _series(a: Statement, b: Statement) -> bool:
     """Whether the titles name two things of one series ("Hotel Aster", "Hotel Borea"), of which other things hold: all
     but their beginning or their end is shared, and no word of what differs stands in the other statement."""
-    left, right = ([w for w in words(_YEARS.sub(" ", one.title)) if w not in _KINDS_OF_DOCUMENT] for one in (a, b))
+    left, right = ([w for w in words(_EDITION.sub(" ", one.title)) if w not in _KINDS_OF_DOCUMENT] for one in (a, b))
     if not left or not right or (left[0] != right[0] and left[-1] != right[-1]):
         return False
     only_left = set(left) - set(right) - set(words(" ".join((b.text, *b.headings))))
@@ -260,7 +285,7 @@ def _series(a: Statement, b: Statement) -> bool:
 
 
 def _capitals(title: str) -> set[str]:
-    return {found for word in title.split() if word[:1].isupper() for found in words(word)}
+    return {found for word in title.split() for found in words(word) if word[:1].isupper() or found.isdigit()}
 
 
 def _cells(text: str) -> dict[str, str]:

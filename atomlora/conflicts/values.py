@@ -52,8 +52,15 @@ _TEN_LIST = "twenty thirty forty fifty sixty seventy eighty ninety"
 _WORD_NUMBERS = {word: n for n, word in enumerate(_ONE_LIST.split())}
 _WORD_NUMBERS |= {word: 10 * n for n, word in enumerate(_TEN_LIST.split(), start=2)}
 _SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
-_DIGITS = re.compile(r"\d+(?:[,\u202f]\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?")
+# A comma is a decimal one before one or two digits ("1,5"), behind a lone zero ("0,125") and behind groups that points
+# or thin blanks part ("1.850,00"); "1,850" is read as English writes it.
+_DIGITS = re.compile(
+    r"(?:^[-−])?(?:(?P<comma>\d{1,3}(?:[.\u202f]\d{3})+,\d+|\b0,\d+|(?<!,)\d+,\d{1,2}(?!,?\d))|"
+    r"\d+(?:[,\u202f]\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?)"
+)
+_MINUS_BEFORE = re.compile(r"(?<![\w%°)$€£])(?<![\d%°$€£]\s)[-−]$")  # and not the dash of "10%-20%" or "10 -20"
 _MONTH_NUMBERS = {name.lower(): n for n, name in enumerate(MONTHS.split("|"), start=1)}
+_NUMERIC_DATE = re.compile(r"(\d{1,2})([./])(\d{1,2})\2(\d{4}|\d\d)")
 _CLOCK = re.compile(r"(\d{1,2})(?:[:.](\d\d))?\s?([ap])?", re.IGNORECASE)
 _ONE = re.compile(r"\b(?<!no )one\b(?=\s[a-z]+)(?!\s(?:of|another|who|that|is|was|and|or)\b)", re.IGNORECASE)
 _CAPITAL_BEFORE = re.compile(r"(?<=[a-z,;:]\s)[A-Z]\w+\s$")
@@ -65,7 +72,8 @@ _NAMES = frozenset(("name", "quote", "code", "link"))
 
 class Value(NamedTuple):
     """A value at `text[start:end]` of its sentence. `key` is a tuple of numbers (dates: year, month, day, None where
-    not said; times: minutes), or of the lower-case words of a name."""
+    not said; times: minutes), or of the lower-case words of a name. Dates that no calendar places ("Monday",
+    "03/05/2024") have the unit "as written"."""
 
     kind: str
     unit: str
@@ -83,7 +91,7 @@ class Value(NamedTuple):
         return self.kind == "date"
 
     def comparable(self, other: Value) -> bool:
-        """Whether the two could answer one question."""
+        """Whether the two could answer one question, and it can be told whether they differ."""
         return (self.kind, self.unit) == (other.kind, other.unit)
 
     def agrees(self, other: Value) -> bool:
@@ -117,15 +125,22 @@ def _value(sentence: str, text: str, source: str, start: int) -> Value | None:
         key = tuple(re.findall(r"\w+", text.lower()))
         return Value("name", "", key, text, start, end) if key else None
     if source in _PERIOD:
-        return Value("date", "", _date(text), text, start, end)
+        date = _date(text)
+        return Value("date", "as written" if isinstance(date[0], str) else "", date, text, start, end)
     if source == "time":
         match = _CLOCK.search(text)
         if match is None:
             return None
-        hour = int(match.group(1)) + (12 if (match.group(3) or "").lower() == "p" and int(match.group(1)) < 12 else 0)
+        hour, half = int(match.group(1)), match.group(3)
+        if half:  # the twelfth hour comes first: 12:30 am is 0:30
+            hour = hour % 12 + (12 if half.lower() == "p" else 0)
         return Value("time", "", (60.0 * hour + int(match.group(2) or 0),), text, start, end)
     if source not in ("money", "quantity", "number"):
         return None
+    start += text.startswith(("-", "−"))  # which may be a dash; and the patterns leave that of money out
+    if _MINUS_BEFORE.search(sentence[:start]):
+        start -= 1
+    text = sentence[start:end]
     numbers = tuple(_numbers(text))
     if not numbers:
         return None
@@ -166,7 +181,10 @@ def _numbers(text: str) -> Iterator[float]:
     for match in _DIGITS.finditer(text):
         found = True
         after = re.match(r"\s(\w+)", text[match.end() :])
-        yield float(re.sub(r"[,\u202f]", "", match.group())) * _SCALES.get(after.group(1).lower() if after else "", 1)
+        digits = match.group().replace("−", "-")
+        if match["comma"]:
+            digits = digits.replace(".", "").replace(",", ".")
+        yield float(re.sub(r"[,\u202f]", "", digits)) * _SCALES.get(after.group(1).lower() if after else "", 1)
     if found:
         return
     total = current = 0
@@ -183,7 +201,10 @@ def _numbers(text: str) -> Iterator[float]:
 
 
 def _date(text: str) -> tuple[float | str | None, ...]:
-    """(year, month, day); a weekday, a season or a century is compared as it is written, in the first place."""
+    """(year, month, day); a weekday, a century or a date of which day and month cannot be told apart is compared as it
+    is written, in the first place."""
+    if numeric := _NUMERIC_DATE.fullmatch(text):
+        return _numeric_date(*numeric.groups())
     year = re.search(r"(?<!\d)\d{4}(?!\d)", text)
     iso = re.search(r"\d{4}-(\d\d)(?:-(\d\d))?", text)
     if iso and year:
@@ -191,12 +212,24 @@ def _date(text: str) -> tuple[float | str | None, ...]:
     month = next((n for name, n in _MONTH_NUMBERS.items() if name in text.lower()), None)
     day = re.search(r"(?<!\d)(\d{1,2})(?:st|nd|rd|th)?(?!\d)", text)
     if (month is None and year is None) or (month is None and day is not None):
-        return (text.lower().strip(), None, None)
+        return (text.lower().strip().removesuffix("s"), None, None)
     return (
         float(year.group()) if year else None,
         float(month) if month else None,
         float(day.group(1)) if day and month else None,
     )
+
+
+def _numeric_date(first: str, separator: str, second: str, year: str) -> tuple[float | str | None, ...]:
+    """With points the day comes first; with slashes either may, so that only a part beyond 12 tells."""
+    one, two, full = int(first), int(second), int(year)
+    if len(year) == 2:
+        full += 1900 if full >= 69 else 2000  # as POSIX strptime reads %y
+    low, high = sorted((one, two))
+    if not 1 <= low <= 12 or high > 31 or (separator == "/" and low < high <= 12):
+        return (f"{low}/{high}/{full}", None, None)
+    day, month = (two, one) if two > 12 else (one, two)
+    return float(full), float(month), float(day)
 
 
 def _close(one: float | str | None, two: float | str | None, tolerance: float) -> bool:

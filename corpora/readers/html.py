@@ -17,13 +17,14 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-_LEFT_OUT = _words("script style noscript template nav form button select svg iframe object head title")
+_LEFT_OUT = _words("script style noscript template nav button select svg iframe object head title del s strike")
 _BREAKING = _words(
     "address article aside blockquote body center details dd div dl dt fieldset figcaption figure "
     "footer h1 h2 h3 h4 h5 h6 header hr html li main ol p pre section summary table tbody td "
     "tfoot th thead tr ul caption"
 )
 _DATE_TAGS = _words("date dcterms.date dcterms.modified article:published_time article:modified_time last-modified")
+_SUBSTANCE = ("p", "h1", "h2", "h3", "h4", "h5", "h6", "li", "table", "article")
 _HEADINGS = {f"h{level}": level for level in range(1, 7)}
 
 
@@ -125,7 +126,11 @@ class _Walk:
         if tag == "br":
             self._words.append("\n")
             return False
-        if tag in _HEADINGS or tag in ("table", "pre"):
+        if tag == "form" and next(node.iter(*_SUBSTANCE), None) is None:
+            return False  # fields alone; some servers put a form around the whole page
+        if tag == "sup" and (node.text or "")[:1].isdecimal() and "".join(self._words)[-1:].isdecimal():
+            self._words.append("^")
+        if tag in _HEADINGS or tag == "pre" or (tag == "table" and not _is_layout(node)):
             self._flush()
             if tag in _HEADINGS:
                 self._builder.heading(_HEADINGS[tag], _plain(node))
@@ -180,12 +185,43 @@ class _Walk:
         caption = next((_plain(node) for node in table.iter("caption")), "")
         rows: list[list[str]] = []
         has_header = False
+        below: dict[int, tuple[int, str]] = {}  # column: rows that a cell still reaches down, and what it says
         for row in table.iter("tr"):
             cells = [cell for cell in row if cell.tag in ("td", "th")]
             if not rows and cells:
                 has_header = all(cell.tag == "th" for cell in cells) or row.getparent().tag == "thead"
-            rows.append([one_line(_plain(cell)) for cell in cells])
+            said: list[str] = []
+            for cell in [*cells, None]:
+                while (held := below.get(len(said))) is not None:
+                    below[len(said)] = (held[0] - 1, held[1])
+                    if held[0] == 1:
+                        del below[len(said)]
+                    said.append(held[1])
+                if cell is not None:
+                    text = one_line(_plain(cell))
+                    for place in range(_span(cell, "colspan")):
+                        if (down := _span(cell, "rowspan") - 1) > 0:
+                            below[len(said)] = (down, text if not place else "")
+                        said.append(text if not place else "")
+            rows.append(said)
         self._builder.table(rows, has_header, caption)
+
+
+def _is_layout(table: Any) -> bool:
+    """Whether a table only places what stands in it: no cell is a heading, and a cell holds a heading, several
+    paragraphs or another table."""
+    if next(table.iter("th", "caption"), None) is not None:
+        return False
+    return any(
+        next(cell.iter("table", *_HEADINGS), None) is not None or len(list(cell.iter("p"))) > 1
+        for cell in table.iter("td")
+    )
+
+
+def _span(cell: Any, name: str) -> int:
+    """Columns or rows that a cell covers; 1 for what is no sensible number."""
+    value = (cell.get(name) or "").strip()
+    return min(int(value), 1000) if value.isdecimal() and int(value) else 1
 
 
 def _collapse(text: str | None) -> str:

@@ -10,6 +10,7 @@ from atomlora.corpora.documents import Document, SkippedFile
 from atomlora.corpora.encoding import decode
 from atomlora.corpora.readers import markdown, plain
 
+_LINES = re.compile(r"\r\n?")  # JSON text may hold the other line breaks as they are
 _MARKDOWN_HEADING = re.compile(r"^#{1,6} \S", re.MULTILINE)
 
 
@@ -19,7 +20,7 @@ def read(data: bytes, source: str) -> Iterator[Document | SkippedFile]:
     Text with Markdown headings is read as Markdown, any other as plain text.
     """
     seen: set[str] = set()
-    for number, line in enumerate(decode(data).split("\n"), start=1):
+    for number, line in enumerate(decode(data, _LINES).split("\n"), start=1):
         if not line.strip():
             continue
         record = _record(line)
@@ -69,5 +70,5 @@ def _record(line: str) -> tuple[str, str, str, tuple[str, ...], str | None] | st
     for value in (text, title, str(identifier), *labels):
         if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
             return "contains NUL characters or lone surrogates: remove them"
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    text = re.sub(r"\r\n?|[\u2028\u2029\x85]", "\n", text)
     return str(identifier), text, title.strip(), tuple(labels), date

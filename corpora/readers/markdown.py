@@ -1,5 +1,6 @@
 """Markdown by markdown-it-py (CommonMark with tables); the extracted text is the words without the markup."""
 
+import html
 import re
 from collections.abc import Iterator
 
@@ -18,6 +19,7 @@ _FRONT_DATE = re.compile(
 )
 _FRONT_LABELS = re.compile(r"^(?:labels|tags):[ \t]*(.*(?:\n[ \t]*-[ \t].*)*)", re.M | re.I)
 _FRONT_LABEL_END = re.compile(r"\n[ \t]*-[ \t]|,")
+_BREAK = re.compile(r"<br\s*/?>", re.I)
 _TAG = re.compile(r"<!--.*?-->|<[^>]*>", re.DOTALL)
 
 
@@ -38,7 +40,7 @@ def parse(text: str, source: str, data: bytes, title: str = "", labels: tuple[st
         dated = _FRONT_DATE.findall(front.group(1))
         builder.date = max((date for one in dated if (date := stated_date(one))), default="")
         text = text[front.end() :]
-    _add_tokens(builder, MarkdownIt("commonmark").enable("table").parse(text))
+    _add_tokens(builder, MarkdownIt("commonmark", {"maxNesting": 60}).enable("table").parse(text))
     return builder.build()
 
 
@@ -77,7 +79,7 @@ def _add_tokens(builder: DocumentBuilder, tokens: list[Token]) -> None:
         elif token.type in ("fence", "code_block"):
             builder.add("code", token.content)
         elif token.type == "html_block":
-            builder.add("paragraph", _TAG.sub(" ", token.content))
+            builder.add("paragraph", html.unescape(_TAG.sub(" ", token.content)))
         elif token.type == "tr_open":
             rows.append([])
         elif token.type in ("th_open", "td_open"):
@@ -93,7 +95,7 @@ def inline_text(token: Token) -> str:
     for child in token.children or []:
         if child.type in ("text", "code_inline"):
             parts.append(child.content)
-        elif child.type in ("softbreak", "hardbreak"):
+        elif child.type in ("softbreak", "hardbreak") or _BREAK.fullmatch(child.content):
             parts.append("\n")
         elif child.type == "image":
             parts.append(child.content)

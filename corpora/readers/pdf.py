@@ -183,4 +183,4 @@ def _kind(group: list[_Line], body: float) -> str:
 def _join(lines: list[_Line]) -> str:
     """The lines as one text; breaks stay (a break can separate records), a hyphen at a line's end goes."""
     text = "\n".join(line.text for line in lines)
-    return re.sub(r"(?<=[a-z])(?:-|\u00ad)\n(?=[a-z])", "", text)
+    return re.sub(r"(?<=[^\W\d_])(?:-(?!\n(?:und|oder|bzw|sowie|bis|and|or|to)\b)|\u00ad)\n(?=[a-zß-öø-ÿ])", "", text)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from atomlora.corpora.builder import HeadingPath, digest, one_line, title_from_source
 from atomlora.corpora.documents import Block, BlockKind, Document
 from atomlora.corpora.encoding import decode
+from atomlora.corpora.layout import is_record
 
 _UNDERLINE = re.compile(r"^\s*([=\-~*^#])\1{2,}\s*$")
 _BULLET = re.compile(r"^(\s*)(?:[-*•‣◦·–+])\s+(?=\S)")
@@ -110,7 +111,7 @@ def _heading_level(text: str, lines: list[tuple[int, int]], index: int) -> tuple
         if _UNDERLINE.match(underline) and len(underline) >= min(len(line), 3):
             return (1 if underline[0] in "=#*" else 2), 2
     alone = _blank(text, lines, index - 1) and _blank(text, lines, index + 1)
-    if not alone or line[-1] in ".!?:;," or line[0].islower():
+    if not alone or line[-1] in ".!?:;," or line[0].islower() or is_record(line):
         return 0, 0
     followed = any(not _blank(text, lines, later) for later in range(index + 1, min(index + 4, len(lines))))
     if not followed:

@@ -20,6 +20,12 @@ from atomlora import metrics
         ("0290-08-29", ["0290", "08", "29"]),
         ("1990–1995", ["1990", "1995"]),
         ("3,5", ["3,5"]),
+        ("It is -18 °C", ["it", "is", "-18", "c"]),
+        ("−18", ["-18"]),
+        ("well-known, 20-30", ["wellknown", "20", "30"]),
+        ("10² and 2½", ["10", "2", "and", "2", "1", "2"]),
+        ("1’850 crowns", ["1850", "crowns"]),
+        ("東京です", ["東", "京", "で", "す"]),
         ("“Odile’s” boat", ["odiles", "boat"]),
         ("Halcyon – Brade", ["halcyon", "brade"]),
         ("and/or", ["and", "or"]),
@@ -40,6 +46,8 @@ def test_numbers_are_not_confused():
     assert metrics.contains("There were 1,212,400 of them.", ["212,400"]) == 0
     assert metrics.contains("17 boats", ["7"]) == 0
     assert metrics.contains("7.5 boats", ["7"]) == 0
+    assert metrics.contains("It is -18 °C.", ["18 °C"]) == 0
+    assert metrics.contains("首都は東京です。", ["東京"]) == 1
 
 
 def test_contains_wants_whole_words_in_a_row():

@@ -92,3 +92,73 @@ def test_the_subject_of_a_pronoun_is_only_known_between_versions_of_a_document()
     assert contradiction(one, Statement("It covers 43 hectares of old forest.", "Park", (), ("parks-2020.md",)))
     assert contradiction(one, Statement("It covers 43 hectares of old forest.", "Lake", (), ("lakes.md",))) is None
     assert contradiction(one, Statement("It covers 43 hectares of old forest.", "Park", (), ("parks-2010.md",))) is None
+
+
+def found_in(one, two, titles=("Policy", "Handbook")):
+    """The contradiction of two sentences of two documents."""
+    return contradiction(Statement(one, titles[0], (), ("a.md",)), Statement(two, titles[1], (), ("b.md",)))
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        ("The shop opens at 12:30 am.", "The shop opens at 0:30."),
+        ("The contract ends on 05.03.2024 for suppliers.", "The contract ends on 5 March 2024 for suppliers."),
+        ("The contract ends on 03/05/2024 for suppliers.", "The contract ends on March 5, 2024 for suppliers."),
+        ("Die Gebühr beträgt 9,50 Euro pro Tag.", "Die Gebühr beträgt 9,5 Euro pro Tag."),
+        ("On Monday the shop sells 5 loaves of bread.", "On 3 May 2024 the shop sells 9 loaves of bread."),
+    ],
+)
+def test_the_same_in_another_notation_is_no_contradiction(one, two):
+    assert found_in(one, two) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "one", "two"),
+    [
+        ("Version {} of the API supports paging.", "2.1", "2.2"),
+        ("Version {} of the API supports paging.", "2.1", "2.10"),
+        ("See section {} for details on travel expenses.", "4.2", "5.1"),
+        ("Details on travel expenses are in section {}.", "4.2", "5.1"),
+        ("See chapter {} for the list of approved suppliers.", "3", "7"),
+        ("Press button {} to start the pump.", "1", "2"),
+        ("Release {} fixes the login bug.", "4.0", "5.0"),
+        ("Release {} fixes the login bug.", "2023", "2024"),
+        ("Abschnitt {} regelt die Reisekosten.", "3.2", "4.1"),
+    ],
+)
+def test_numbers_that_are_names_tell_subjects_apart(text, one, two):
+    assert found_in(text.format(one), text.format(two)) is None
+
+
+def test_of_one_section_two_things_cannot_be_said():
+    text = "As described in section 2.3, refunds take {} days."
+    found = found_in(text.format(14), text.format(30))
+    assert found is not None
+    assert (found.value_a, found.value_b) == ("14 days", "30 days")
+
+
+def test_a_room_behind_the_verb_is_what_is_said():
+    text = "The reception of the hotel is in room {}."
+    found = found_in(text.format(12), text.format(14))
+    assert found is not None
+    assert (found.value_a, found.value_b) == ("12", "14")
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "told_apart"),
+    [
+        ("Invoice 1001", "Invoice 1002", True),
+        ("Invoice 2024-001", "Invoice 2024-002", True),
+        ("Invoice (1001)", "Invoice (1002)", True),
+        ("Prices 2023", "Prices 2024", False),
+        ("Prices 2023-01-31", "Prices 2024-02-01", False),
+        ("Prices 31.12.2023", "Prices 31.12.2024", False),
+        ("Prices 20230131", "Prices 20240201", False),
+        ("Prices v100", "Prices v2.11", False),
+        ("Prices version 100", "Prices version 101", False),
+    ],
+)
+def test_long_numbers_in_titles_name_things_but_dates_and_versions_do_not(one, two, told_apart):
+    found = found_in("The total amount is 500 euros.", "The total amount is 700 euros.", (one, two))
+    assert (found is None) is told_apart

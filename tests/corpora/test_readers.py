@@ -228,6 +228,7 @@ def test_docx() -> None:
     table = word.add_table(rows=2, cols=2)
     for cell, text in zip((c for row in table.rows for c in row.cells), ("Ship", "Built", "Orla", "1998"), strict=True):
         cell.text = text
+    table.style = "Light List"
     out = io.BytesIO()
     word.save(out)
     document = one("a.docx", out.getvalue())

@@ -131,3 +131,13 @@ def test_ways_of_little_weight_are_not_gone_and_gates_multiply() -> None:
 
     assert followed(0.8, 0.05) == {3: 0.8, 7: pytest.approx(0.4)}
     assert followed(0.8, 0.5) == {3: 0.8}
+
+
+def test_a_name_begins_with_a_capital_of_any_alphabet_and_is_whole() -> None:
+    found = follow_ups(
+        "Who leads the Fähre?", "Die Fähre öffnet für Anna Größe und Süß, naïve Gäste, Élise und Łukasz."
+    )
+    names = " ".join(found)
+    assert "öffnet" not in names
+    assert "ïve" not in names
+    assert all(name in names for name in ("Anna Größe", "Süß"))

@@ -1,6 +1,7 @@
 """BM25: against its formula word by word, within a part of the documents, and from its cache file."""
 
 import os
+import unicodedata
 from collections import Counter
 from pathlib import Path
 
@@ -110,3 +111,10 @@ def test_arrays_that_do_not_belong_together_are_read_anew(path: Path, change: di
             arrays[name] = np.full_like(arrays[name], value)
     write_cache(path, path.read_bytes().split(b"\n")[0].decode().split('"stamp": "')[1].split('"')[0], arrays)
     np.testing.assert_array_equal(open_lexical(DOCUMENTS, path).score("amber 3"), index.score("amber 3"))
+
+
+def test_letters_count_however_they_are_written() -> None:
+    composed, apart = "Die Gebühr für Fährgäste", unicodedata.normalize("NFD", "Die Gebühr für Fährgäste")
+    scores = LexicalIndex([composed, apart, "Die Ge\xadbühr für Fährgäste", "Pflaumen"]).score("GEBÜHR für Fährgäste")
+    assert scores[0] == scores[1] == scores[2] > scores[3]
+    assert words("Straße") == words("STRASSE")

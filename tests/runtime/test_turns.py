@@ -51,6 +51,8 @@ def test_a_repeated_statement_is_said_once():
     assert joined(["…"]) == "…"  # what the bare base says is left alone
     assert not adds("late", ["the late one"])
     assert adds("late", ["slate"])  # words, not letters
+    assert adds("The hold has 18 °C.", ["The hold has -18 °C."])
+    assert adds("The deposit is $30.", ["The deposit is €30."])
 
 
 @given(st.lists(st.text(alphabet="ab 1.,", max_size=8), max_size=5))
