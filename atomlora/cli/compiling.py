@@ -35,7 +35,7 @@ from atomlora.cli import options
 @click.option("--type", "kind", type=click.Choice(["behaviour"]), help="What --examples make.  [default: behaviour]")
 @click.option("--mount", metavar="always|label:NAME", help="When a behaviour is mounted.  [default: always]")
 @click.option("--tenant", metavar="NAME", help="Whose documents SRC are; those of others stay.  [default: everybody's]")
-@click.option("--allow-empty", is_flag=True, help="SRC without a document takes away what the store has of it.")
+@click.option("--allow-empty", is_flag=True, help="SRC may hold no document: those of the store go.")
 @options.writer_options
 @click.option(
     "--rank", metavar="N|auto", help="Rank of an atom's adapter; auto: by the longest sentence.  [default: 4]"
