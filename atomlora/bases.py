@@ -117,11 +117,13 @@ def native_bfloat16() -> bool:
 
 def blocks(model: Any) -> Any:
     """The decoder blocks (nn.ModuleList) of a Llama-like causal LM; BaseModelError if the model has another shape."""
-    layers = getattr(getattr(model, "model", None), "layers", None)
-    if layers is None or not hasattr(layers[0], "mlp") or not hasattr(model.model, "rotary_emb"):
+    body = getattr(model, "model", None)
+    layers = getattr(body, "layers", None)
+    whole = all(hasattr(body, part) for part in ("rotary_emb", "norm"))
+    if layers is None or not whole or not hasattr(layers[0], "mlp"):
         raise BaseModelError(
-            f"{type(model).__name__} has no Llama-like blocks (model.layers with self_attn and mlp); "
-            "use a Llama, Qwen, SmolLM, Mistral, Gemma or Phi base"
+            f"{type(model).__name__} has no Llama-like blocks (model.layers with self_attn and mlp, model.norm); "
+            "use a Llama, Qwen, SmolLM, Mistral, Gemma or Phi-3 base"
         )
     return layers
 

@@ -35,6 +35,7 @@ from atomlora.cli import options
 @click.option("--type", "kind", type=click.Choice(["behaviour"]), help="What --examples make.  [default: behaviour]")
 @click.option("--mount", metavar="always|label:NAME", help="When a behaviour is mounted.  [default: always]")
 @click.option("--tenant", metavar="NAME", help="Whose documents SRC are; those of others stay.  [default: everybody's]")
+@click.option("--allow-empty", is_flag=True, help="SRC may hold no document: those of the store go.")
 @options.writer_options
 @click.option(
     "--rank", metavar="N|auto", help="Rank of an atom's adapter; auto: by the longest sentence.  [default: 4]"
@@ -63,6 +64,7 @@ def compile_command(
     kind: str | None,
     mount: str | None,
     tenant: str | None,
+    allow_empty: bool,
     device: str,
     as_json: bool,
     **chosen: Any,
@@ -79,8 +81,9 @@ def compile_command(
     from atomlora.cli.progress import compile_shown, show_report
     from atomlora.cli.settings import behaviour_files, compile_settings
 
-    files = behaviour_files(src, examples, kind, mount, tenant)
+    files = behaviour_files(src, examples, kind, mount, tenant, allow_empty)
     settings = compile_settings(**chosen)
     how: dict[str, Any] = {"base": base, "base_quantisation": base_quantisation, "questions": questions}
     how |= {"examples": files, "mount": mount or "always", "tenant": tenant, "device": device}
+    how["allow_empty"] = allow_empty
     show_report(compile_shown(src, store, settings, **how), as_json)

@@ -101,7 +101,12 @@ def _checked_reader(name: str | None) -> str | None:
 
 
 def behaviour_files(
-    src: Sequence[Path], examples: Sequence[str], kind: str | None, mount: str | None, tenant: str | None
+    src: Sequence[Path],
+    examples: Sequence[str],
+    kind: str | None,
+    mount: str | None,
+    tenant: str | None,
+    allow_empty: bool = False,
 ) -> list[Path] | None:
     """The files of --examples; None where the store's behaviours stay. UsageError for what does not go together."""
     if not src and not examples:
@@ -110,6 +115,8 @@ def behaviour_files(
         raise UsageError("--tenant: is empty; give a name, or leave the option out")
     if tenant is not None and (examples or not src):
         raise UsageError("--tenant NAME says whose documents SRC are; behaviours (--examples) are every tenant's")
+    if allow_empty and not src:
+        raise UsageError("--allow-empty is about SRC; name the folder that has been emptied")
     if not examples and (kind or mount):
         raise UsageError(f"{'--type' if kind else '--mount'} is of no use without --examples FILE")
     if "none" in examples and (len(examples) > 1 or mount):

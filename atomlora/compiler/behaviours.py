@@ -38,6 +38,8 @@ from atomlora.wordings import training_wordings
 _BESIDE = 64  # knowledge atoms of the store beside which a behaviour is trained
 _QUESTIONS_EACH = 2  # of every knowledge atom, in the silence bank
 _OWN_ANSWER_TOKENS = 32  # of the base's own answer to an example that is to be left alone
+# Settings that are those of atoms that stay, whatever a run is told
+SHAPING = ("adapter", "train", "question_writer", "max_questions", "question_rounds", "round_trip", "embedder")
 
 
 class Behaviours(NamedTuple):
@@ -61,9 +63,8 @@ def as_before(head: Manifest, settings: CompileSettings, base: Base) -> CompileS
             f"the store's atoms are for base {head.base.name!r}; give --base {head.base.name}, or give SRC to compile "
             f"the documents for {base.name!r}"
         )
-    shaped = ["adapter", "train", "question_writer", "max_questions", "question_rounds", "round_trip", "embedder"]
     chosen = [name for name in ("on_conflict", "storage", "reader") if name not in settings.model_fields_set]
-    known = {name: head.settings[name] for name in (*shaped, *chosen) if name in head.settings}
+    known = {name: head.settings[name] for name in (*SHAPING, *chosen) if name in head.settings}
     try:
         before = CompileSettings.model_validate(known)
     except ValidationError as error:

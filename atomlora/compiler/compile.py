@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from atomlora.bases import EMBEDDED_BASE, load_base
-from atomlora.compiler.asking import ask, read_passages
+from atomlora.compiler.asking import ask, read_replacing
 from atomlora.compiler.behaviours import kept_drafts, train_behaviours
 from atomlora.compiler.drafts import drafts_from, reuse, united
 from atomlora.compiler.examples import behaviour_drafts
@@ -37,6 +37,7 @@ def compile_corpus(
     examples: Sequence[Path] | None = None,
     mount: str = "always",
     tenant: str | None = None,
+    allow_empty: bool = False,
     device: str = "auto",
     dtype: str = "auto",
     on_progress: Listener | None = None,
@@ -49,14 +50,17 @@ def compile_corpus(
     behaviour atom, mounted as `mount` says (`always` or `label:NAME`). Without sources the version's atoms of
     documents stay as they are, without `examples` its behaviours do; an empty list of examples takes them away.
     `tenant`: whose documents the sources are (default: everybody's); those of others stay as they are, and give the
-    settings that shape atoms. `questions` is a question file, see `atomlora.compiler.given`. `device` and `dtype` as in
-    `load_base`: atoms are checked as the base computes then, so ask them in the type that they were compiled in.
+    settings that shape atoms. `allow_empty`: sources without a document take away all that the version has of the
+    tenant's, instead of being refused. `questions` is a question file, see `atomlora.compiler.given`. `device` and
+    `dtype` as in `load_base`: atoms are checked as the base computes then, so ask them in the type that they were
+    compiled in.
 
     Nothing of the version before is touched until the last step, the commit. Raises InputError, UsageError,
     BaseModelError or StoreError; after Ctrl-C the same call resumes.
     """
     began, teller = time.perf_counter(), Teller(on_progress)
-    passages, skipped = read_passages(sources, teller) if sources or examples is None else ([], [])
+    reading = bool(sources) or examples is None
+    passages, skipped = read_replacing(sources, store, tenant, allow_empty, teller) if reading else ([], [])
     taught = None if examples is None else behaviour_drafts(examples, mount)
     with Store.writer(store) as writer:
         own = EMBEDDED_BASE if writer.head is None else writer.head.base.name
@@ -112,5 +116,5 @@ def compile_corpus(
         failed=failures(atoms),
         conflicts=tuple(conflicts),
         skipped=tuple(skipped),
-        warnings=given.notes,
+        warnings=(*plan.notes, *given.notes),
     )

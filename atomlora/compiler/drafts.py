@@ -76,20 +76,20 @@ def reuse(
     where the draft is `covered`, else the user's own). Its questions are taken over, so that nothing is written or
     trained again; its title too, where the very same file was renamed and has no title but its name."""
     by_key: dict[tuple[str, str, tuple[str, ...]], list[Atom]] = {}
-    renamed: dict[tuple[str | None, str, int, str, tuple[str, ...]], list[tuple[str, Atom]]] = {}
+    same_bytes: dict[tuple[str | None, str, int, str, tuple[str, ...]], list[Atom]] = {}
     for atom in finished.values():
         by_key.setdefault((atom.title, atom.text, atom.headings), []).append(atom)
         for place in atom.provenances:
             bytes_there = (place.tenant, place.source_sha256, place.start, atom.text, atom.headings)
-            renamed.setdefault(bytes_there, []).append((place.source, atom))
+            same_bytes.setdefault(bytes_there, []).append(atom)
     kept: dict[int, Atom] = {}
     places: dict[str, tuple[Provenance, ...]] = {}
     for index, draft in enumerate(drafts):
         wanted = _compared(given.get(index, ()), whole=index in covered)
         first = draft.provenances[0]
-        same_bytes = renamed.get((first.tenant, first.source_sha256, first.start, draft.text, draft.headings), ())
-        elsewhere = [atom for source, atom in same_bytes if source != first.source]
-        for atom in (*by_key.get(draft.key, ()), *elsewhere):
+        # Under whichever name: from the run after a rename on, the atom's place has the new one, its title the old.
+        bytes_here = (first.tenant, first.source_sha256, first.start, draft.text, draft.headings)
+        for atom in (*by_key.get(draft.key, ()), *same_bytes.get(bytes_here, ())):
             own = _compared(atom.questions, whole=index in covered)
             same = atom.id == atom_identity(
                 base_fingerprint, recipe, atom.title, atom.headings, atom.text, atom.questions

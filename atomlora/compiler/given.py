@@ -2,6 +2,8 @@
 
 - A sentence that the file names (by `text`, or by `start` and `end`) is *covered*: it is trained on the file's lines
   alone, and no writer is asked about it.
+- Lines go with their document's bytes where it was renamed, and are dropped where it is gone or no longer has the
+  sentence.
 - A sentence of which no line is left is left out, where its document is still the one that the file was written from.
 - Everything else, also a document of which the file has no line at all, gets questions of its own from the writer; a
   line without a sentence adds to them.
@@ -39,16 +41,19 @@ class Given:
 
 def given_questions(drafts: list[Draft], file: Path | None) -> Given:
     """Apply a question file (None: nothing is given). Raises InputError, naming the line, for a source or a sentence
-    that the corpus does not have, and for an answer that is not in its sentence."""
+    that the corpus does not have, where the line does not tell that its document has changed or gone, and for an answer
+    that is not in its sentence."""
     return Given(drafts) if file is None else apply_lines(drafts, load_question_file(file), str(file))
 
 
 def apply_lines(drafts: list[Draft], lines: Sequence[QuestionLine], file: str) -> Given:
     """The same for lines that were read already; `file` is their name for messages."""
     places = _Places(drafts, file)
-    placed, stale = places.placed(lines)
+    here = places.here(lines)
+    placed, stale = places.placed(here)
+    stale += len(lines) - len(here)
     added: dict[int, list[Question]] = {}
-    for line in lines:
+    for line in here:
         if not line.placed:
             added.setdefault(places.best(line), []).append(line.as_question())
     questions: dict[int, tuple[Question, ...]] = {}
@@ -60,7 +65,7 @@ def apply_lines(drafts: list[Draft], lines: Sequence[QuestionLine], file: str) -
             questions[index] = implicit_questions(drafts[index], asked)
     covered = frozenset(questions)
     questions |= {index: tuple(own) for index, own in added.items() if index not in placed}
-    written = {(line.source, line.source_sha256) for line in lines if line.placed}
+    written = {(line.source, line.source_sha256) for line in here if line.placed}
     without = [i for i in range(len(drafts)) if i not in questions and (i in placed or places.among(i, written))]
     return _without(drafts, without, questions, covered, _notes(drafts, covered, without, stale, file))
 
@@ -72,6 +77,7 @@ class _Places:
         self.drafts, self.file = drafts, file
         self.of_source: dict[str, list[int]] = {}
         self.digests: dict[str, str] = {}
+        self.of_digest: dict[str, str] = {}  # the first source of these bytes
         # (start, draft) of the sentences of a source by what a line names them by
         self.by_text: dict[tuple[str, str], list[tuple[int, int]]] = {}
         self.by_span: dict[tuple[str, int, int], list[tuple[int, int]]] = {}
@@ -79,8 +85,21 @@ class _Places:
             for place in draft.provenances:
                 self.of_source.setdefault(place.source, []).append(index)
                 self.digests[place.source] = place.source_sha256
+                self.of_digest.setdefault(place.source_sha256, place.source)
                 self.by_text.setdefault((place.source, draft.text), []).append((place.start, index))
                 self.by_span.setdefault((place.source, place.start, place.end), []).append((place.start, index))
+
+    def here(self, lines: Iterable[QuestionLine]) -> list[QuestionLine]:
+        """The lines of documents that there are, under their names of now; a line that does not say of which bytes
+        it is stays as it is."""
+        found = []
+        for line in lines:
+            digest = line.source_sha256
+            if digest is None or line.source in self.of_source:
+                found.append(line)
+            elif digest in self.of_digest:
+                found.append(line.model_copy(update={"source": self.of_digest[digest]}))
+        return found
 
     def placed(self, lines: Iterable[QuestionLine]) -> tuple[dict[int, list[QuestionLine]], int]:
         """{draft: its lines}, and how many lines are of sentences that a changed document no longer has."""

@@ -155,6 +155,10 @@ class StackedAdapters:
         parts = [x for a, bt in zip(self.a, self.bt, strict=True) for x in (a[slot].flatten(), bt[slot].flatten())]
         return torch.cat(parts).to(torch.bfloat16).cpu().view(torch.uint16).numpy()
 
+    def finite(self, slot: int) -> bool:
+        """Whether all of the atom's factors are."""
+        return all(bool(parameter[slot].isfinite().all()) for parameter in self.parameters)
+
     @torch.no_grad()
     def round_to_storage(self, slots: Tensor) -> None:
         """Round factors to what is stored, so that the last check sees the very weights that will serve."""

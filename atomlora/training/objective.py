@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from atomlora.errors import BaseModelError
 from atomlora.training.rows import LateRows
 
 SHARED_TOKENS = 1024
@@ -24,6 +25,7 @@ LIKELY_TOKENS = 8
 HEAD_COLUMNS = 256  # of the full head at once: more only costs memory
 LOSS_TOKENS = 16  # so that silence, a mean, weighs against some 16 tokens still to be learnt
 _NEVER = -1e9
+_SAME_LOGITS = 0.02  # of their length: what bfloat16 may differ by
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,9 @@ class CandidateHead:
         self.model = model
         self.weight: Tensor = model.get_output_embeddings().weight
         self.softcap: float | None = getattr(model.config, "final_logit_softcapping", None)
+        # Granite divides its logits, Cohere multiplies them
+        scaled = getattr(model.config, "logit_scale", None) or 1.0
+        self.scale: float = scaled / (getattr(model.config, "logits_scaling", None) or 1.0)
         self.shared = min(SHARED_TOKENS, self.weight.shape[0])
 
     @torch.no_grad()
@@ -91,6 +96,7 @@ class CandidateHead:
         return self._cap(hidden @ self.weight.T)
 
     def _cap(self, logits: Tensor) -> Tensor:
+        logits = logits if self.scale == 1 else logits * self.scale
         return logits if not self.softcap else torch.tanh(logits / self.softcap) * self.softcap
 
     @torch.no_grad()
@@ -102,6 +108,21 @@ class CandidateHead:
             best.append(logits.argmax(-1))
             nll.append(torch.logsumexp(logits, -1) - logits.gather(-1, wanted[:, None])[:, 0])
         return torch.cat(best), torch.cat(nll)
+
+
+@torch.no_grad()
+def check_head(model: Any) -> None:
+    """Raises BaseModelError for a base whose logits are not those of CandidateHead, measured on a few tokens."""
+    head = CandidateHead(model)
+    ids = torch.arange(min(8, len(head.weight)), device=model.device)[None]
+    own = model(input_ids=ids).logits.float()
+    found = head.full_logits(model.model(input_ids=ids).last_hidden_state).float()
+    biased = getattr(model.get_output_embeddings(), "bias", None) is not None
+    if biased or float((found - own).norm()) > _SAME_LOGITS * float(own.norm()):
+        raise BaseModelError(
+            f"{type(model).__name__} makes its logits otherwise than by an LM head without bias, scaled or capped; "
+            "atoms cannot be trained on it: use a Llama, Qwen, SmolLM, Mistral, Gemma, Granite or Phi-3 base"
+        )
 
 
 def answer_nll(logits: Tensor, candidates: Candidates) -> Tensor:

@@ -46,7 +46,8 @@ class AtomJob:
 
 @dataclass(frozen=True)
 class TrainedAtom:
-    """A finished atom. `passed[i]` tells whether example i is greedy under the full head, atom alone at weight 1."""
+    """A finished atom. `passed[i]` tells whether example i is greedy under the full head, atom alone at weight 1.
+    One whose training diverged has passed nothing: its record is zero and its loss that of a blind guess."""
 
     identity: str
     record: np.ndarray
@@ -196,7 +197,7 @@ class Trainer:
             hidden, cache = self._late(rows, [one.mounted for one in some])
             candidates = self._candidates(rows)
             nll = answer_nll(self.head.logits(hidden, candidates), candidates)
-            failed = (rows.targets != IGNORED) & (torch.exp(-nll) <= self.settings.pass_probability)
+            failed = (rows.targets != IGNORED) & ~(torch.exp(-nll) > self.settings.pass_probability)  # NaN too
         self._watch(rows, hidden, failed)
         many = failed.sum(1).tolist()
         for one, wrong in zip(some, many, strict=True):
@@ -272,9 +273,13 @@ class Trainer:
                 continue
             del self._slots[index]
             self._free.append(index)
+            record = self.adapters.record(index)
+            if not (np.isfinite(loss) and self.adapters.finite(index)):
+                record, passed = np.zeros_like(record), [False] * len(passed)
+                loss = float(np.log(self.head.weight.shape[0]))
             yield TrainedAtom(
                 identity=slot.job.identity,
-                record=self.adapters.record(index),
+                record=record,
                 steps=slot.steps,
                 loss=loss,
                 passed=tuple(passed),

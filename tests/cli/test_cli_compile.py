@@ -84,6 +84,15 @@ def test_options_reach_the_compiler(run, compiler, tmp_path):
     assert (compiler["examples"], compiler["mount"]) == (None, "always")
 
 
+def test_an_emptied_folder_is_taken_as_such_on_demand_only(run, compiler, tmp_path):
+    for more in ([], ["--allow-empty"]):
+        assert run("compile", "docs", "-o", tmp_path / "s", *more).exit_code == 0
+        assert compiler["allow_empty"] is bool(more)
+    result = run("compile", "--allow-empty", "-o", tmp_path / "s", "--examples", "a.jsonl")
+    assert result.exit_code == 2
+    assert "--allow-empty is about SRC" in result.stderr
+
+
 def test_the_rank_can_be_left_to_the_run(run, compiler, tmp_path):
     assert run("compile", "docs", "-o", tmp_path / "s", "--rank", "auto").exit_code == 0
     assert compiler["settings"] == CompileSettings(auto_rank=True)

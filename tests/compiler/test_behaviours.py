@@ -100,6 +100,17 @@ def test_documents_and_behaviours_stay_where_the_other_is_compiled(compile_, doc
     assert behaviours(tmp_path) == []
 
 
+def test_what_a_run_without_documents_does_not_follow_is_said(compile_, documents, file_of):
+    compile_([documents])
+    wanted = CompileSettings(question_writer="cloze", question_rounds=1, embedder="minilm", train={"max_steps": 7})
+    (warning,) = compile_([], wanted, examples=[file_of("tone.jsonl", ALWAYS)]).warnings
+    assert warning.endswith("not followed: train.max_steps 7 (it has 2), --question-writer cloze (it has none)")
+    again = SETTINGS.model_copy(update={"adapter": AdapterSettings(rank=2, targets=("down_proj",))})
+    (warning,) = compile_([], again, examples=[]).warnings
+    assert warning.endswith("not followed: --targets down_proj (it has gate_proj,up_proj,down_proj)")
+    assert compile_([documents], again, examples=[]).warnings == ()  # which shapes all atoms anew
+
+
 def test_a_store_may_hold_behaviours_alone(compile_, file_of, tiny_world, tmp_path):
     report = compile_([], examples=[file_of("tone.jsonl", ALWAYS)])
     assert (report.atoms_total, report.atoms_new) == (1, 1)

@@ -3,6 +3,7 @@
 import shutil
 
 import pytest
+import torch
 
 import atomlora.compiler.session as session
 from atomlora.compiler.compile import compile_corpus
@@ -11,6 +12,7 @@ from atomlora.errors import InputError, StoreError
 from atomlora.interference.lab import Lab
 from atomlora.settings import AdapterSettings, CompileSettings, TrainSettings
 from atomlora.store import Store
+from atomlora.training.adapters import StackedAdapters
 from atomlora.training.trainer import Trainer
 
 SETTINGS = CompileSettings(
@@ -272,3 +274,22 @@ def test_neighbours_are_measured_and_only_what_changed_is_again(compile_, tmp_pa
         assert len(kept) == 6
         assert all(store.interference().pairs[pair] == first.pairs[pair] for pair in kept)
     assert 0 < sum(asked) < every
+
+
+def test_an_atom_that_diverges_costs_no_other(compile_, tmp_path, monkeypatch, trained):
+    """It is stored with zero weights and named; the next run does not begin anew."""
+    step = StackedAdapters.step
+
+    def diverge(self, *arguments):
+        step(self, *arguments)
+        if self.pool is not None:
+            with torch.no_grad():
+                self.a[0][0] = float("nan")
+
+    monkeypatch.setattr(StackedAdapters, "step", diverge)
+    report = compile_()
+    assert report.atoms_total == 4
+    with Store.open(tmp_path / "store") as store:
+        (lost,) = [atom.id for atom in store.atoms() if not store.weights(atom.id).any()]
+    assert lost in {one.id for one in report.failed}
+    assert compile_().atoms_kept == len(trained) == 4

@@ -4,7 +4,8 @@ import pytest
 
 from atomlora.cli.settings import behaviour_files
 from atomlora.compiler.compile import compile_corpus
-from atomlora.errors import UsageError
+from atomlora.errors import InputError, UsageError
+from atomlora.model import AtomLoRA
 from atomlora.runtime.keys import store_keys
 from atomlora.settings import AdapterSettings, CompileSettings, TrainSettings
 from atomlora.status import status
@@ -87,7 +88,10 @@ def test_a_file_without_a_title_gets_none_from_another_tenants_copy(compile_, tm
 def test_the_store_that_is_there_shapes_new_atoms(compile_, tmp_path):
     compile_({"a.md": SHARED}, "acme")
     wider = SETTINGS.model_copy(update={"adapter": AdapterSettings(rank=4, layers="late:1")})
-    compile_({"b.md": "# Ferry\n\nThe ferry Marla leaves Dunmarrow at 9 every day.\n"}, "globex", wider)
+    other = {"b.md": "# Ferry\n\nThe ferry Marla leaves Dunmarrow at 9 every day.\n"}
+    (warning,) = compile_(other, "globex", wider).warnings  # not of what was chosen as it is, nor of what was not
+    assert warning.endswith("not followed: --rank 4 (it has 2)")
+    assert compile_(other, "globex", CompileSettings(on_conflict="newest")).warnings == ()
     with Store.open(tmp_path / "store") as store:
         assert {atom.rank for atom in store.atoms()} == {2}
 
@@ -109,6 +113,38 @@ def test_behaviours_stay_and_are_every_tenants(compile_, tmp_path):
     compile_({"b.md": "# Ferry\n\nThe ferry Marla leaves Dunmarrow at 9 every day.\n"}, "globex")
     with Store.open(tmp_path / "store") as store:
         assert sorted(atom.type for atom in store.atoms()).count("behaviour") == 1
+
+
+def test_a_tenants_last_documents_can_be_taken_away(compile_, held, tmp_path):
+    compile_({"all.md": SHARED})
+    compile_({"a.md": SHARED, "b.md": "# Tower\n\nThe north tower of Keldan was built of slate in 1822.\n"}, "acme")
+    with pytest.raises(InputError, match=r"holds no document that can be used.*has of 'acme', add --allow-empty"):
+        compile_({}, "acme")
+    with pytest.raises(InputError, match="holds no document") as refused:
+        compile_({}, "globex")  # which has none: nothing would be taken away
+    assert "--allow-empty" not in str(refused.value)
+    report = compile_({}, "acme", allow_empty=True)
+    assert (report.atoms_total, report.atoms_new, report.atoms_removed) == (1, 0, 1)
+    assert held() == {"Plums from Orvane grow behind the 14 walls.": {(None, "all.md")}}
+    with pytest.raises(InputError, match="no such file or folder"):
+        compile_corpus([tmp_path / "nowhere"], tmp_path / "store", SETTINGS, device="cpu", allow_empty=True)
+
+
+def test_a_version_without_atoms_opens_abstains_and_grows_again(compile_, held, tiny_world, tmp_path):
+    compile_({"all.md": SHARED})
+    for _ in range(2):
+        report = compile_({"empty.md": "---\n"}, allow_empty=True)
+        assert report.atoms_total == 0
+        assert [one.source for one in report.skipped] == ["empty.md"]
+    with AtomLoRA.open(tmp_path / "store", device="cpu", embedder=tiny_world.embedder) as model:
+        assert model.route("What grows behind the 14 walls?").abstained
+        for mode in ("atoms", "text", "both", "auto", "none"):
+            assert model.ask("What grows behind the 14 walls?", mode=mode, max_new_tokens=2).atoms == ()
+        assert [one.abstained for one in model.ask_batch(["Who?", "What?"], max_new_tokens=2)] == [True, True]
+    with Store.open(tmp_path / "store") as store:
+        assert store.verify().ok
+    assert compile_({"all.md": SHARED}).atoms_new == 1
+    assert list(held()) == ["Plums from Orvane grow behind the 14 walls."]
 
 
 @pytest.mark.parametrize(

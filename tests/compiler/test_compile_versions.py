@@ -7,6 +7,7 @@ from atomlora.compiler.compile import compile_corpus
 from atomlora.errors import StoreError
 from atomlora.runtime.keys import kept_keys
 from atomlora.settings import AdapterSettings, CompileSettings, TrainSettings
+from atomlora.status import status
 from atomlora.store import Store
 
 SETTINGS = CompileSettings(
@@ -85,8 +86,10 @@ def test_a_renamed_file_without_a_title_trains_nothing(compile_, documents, tmp_
     assert compile_().atoms_new == 5
     before = {atom.id: atom.weights_digest for atom in Store.open(tmp_path / "store").atoms()}
     (documents / "plain.txt").rename(documents / "notes" / "other.txt")
-    report = compile_()
-    assert (report.atoms_new, report.atoms_kept, report.atoms_removed) == (0, 5, 0)
+    for _ in range(2):  # the second finds the new name in the store
+        report = compile_()
+        assert (report.atoms_new, report.atoms_kept, report.atoms_removed) == (0, 5, 0)
+        assert status([documents], tmp_path / "store").up_to_date
     store = Store.open(tmp_path / "store")
     assert {atom.id: atom.weights_digest for atom in store.atoms()} == before
     assert len(store.from_source("notes/other.txt")) == 1

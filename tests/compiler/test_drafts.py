@@ -94,7 +94,7 @@ def test_reuse_refuses_what_differs():
     assert reuse([draft], {0: [own]}, {**plain, **with_own}, "base", "recipe")[0].questions[0] == own
     for other in (
         passage("Marla leaves at ten."),
-        passage(draft.text, title="Bus"),
+        passage(draft.text, title="Bus", source_sha256="1" * 64),  # a title of its own stands in the bytes
         passage(draft.text, headings=("X",)),
     ):
         assert not reuse(drafts_from([other]), {}, plain, "base", "recipe")
@@ -135,5 +135,6 @@ def test_a_renamed_file_without_a_title_keeps_its_atoms():
     (atom,) = reuse(moved, {}, atoms, "base", "recipe").values()
     assert (atom.id, atom.title) == (next(iter(atoms)), "a")
     assert [place.source for place in atom.provenances] == ["b.md"]
+    assert reuse(moved, {}, {atom.id: atom}, "base", "recipe") == {0: atom}  # as the next version finds it
     both = reuse([draft, *moved], {}, atoms, "base", "recipe")
     assert [[place.source for place in one.provenances] for one in both.values()] == [["a.md", "b.md"]] * 2

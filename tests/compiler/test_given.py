@@ -124,6 +124,31 @@ def test_a_changed_document_keeps_its_old_lines_and_asks_about_what_is_new(lines
     assert "1 sentences are not in q.jsonl" in others
 
 
+def test_lines_of_a_renamed_document_go_with_it(lines):
+    renamed = drafts_from([passage(FERRY, "new/c.md"), passage(FARE, "new/c.md", 50), passage(BUS, "b.md", sha="b")])
+    own = QuestionLine(question="What does Marla cost?", answer="nine", source="a.md", source_sha256="0" * 64)
+    given = apply_lines(renamed, [*(line for line in lines if line.text != FERRY), own], "q.jsonl")
+    assert [draft.text for draft in given.drafts] == [FARE, BUS]  # what was left out stays out under the new name
+    assert given.questions[0][0].text == "What does Marla cost?"
+    assert given.covered == {0, 1}
+    (note,) = given.notes
+    assert note.startswith("1 sentences have no question left in q.jsonl")
+
+
+def test_lines_of_a_deleted_document_are_dropped(drafts, lines):
+    left = drafts_from([passage(FERRY), passage(FARE, start=50)])
+    own = QuestionLine(question="What waits?", answer="A bus", source="b.md", source_sha256="b" * 64)
+    given = apply_lines(left, [*lines, own], "q.jsonl")
+    assert given.drafts == left
+    assert given.covered == {0, 1}
+    gone = sum(line.source == "b.md" for line in lines) + 1
+    assert given.notes == (
+        f"{gone} lines of q.jsonl are of sentences that the documents no longer have; they were dropped",
+    )
+    none = apply_lines(drafts_from([passage("It never sinks.", "d.md", sha="d")]), lines, "q.jsonl")
+    assert (none.questions, none.covered) == ({}, frozenset())
+
+
 def test_a_line_without_a_sentence_adds_to_a_covered_one(drafts, lines):
     more = QuestionLine(question="What does Marla cost?", answer="nine", source="a.md")
     given = apply_lines(drafts, [*lines, more], "q.jsonl")
@@ -167,14 +192,13 @@ def test_lines_are_read_as_often_for_many_drafts_as_for_few(lines):
 
 
 def edit(line, **changes):
-    fields = {**line.model_dump(exclude_none=True), **changes}
-    return QuestionLine(**fields)
+    return QuestionLine(**{**line.model_dump(), **changes})
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"source": "docs/a.md"}, r"q\.jsonl: .*docs/a\.md.*relative to the compiled folder"),
+        ({"source": "docs/a.md", "source_sha256": None}, r"q\.jsonl: .*docs/a\.md.*relative to the compiled folder"),
         ({"answer": "ten crowns"}, r"'ten crowns' does not stand in its sentence.*\"kind\": \"user\""),
         ({"text": "Marla's fare is ten crowns."}, r"'a\.md' has no such sentence.*leave text"),
     ],

@@ -31,11 +31,17 @@ SIZES = {
     "eos_token_id": 0,
 }
 # What the embedded base has not: biases, a head of its own, another rotary base; norms of queries and keys; capped
-# logits, windows and norms behind the sub-layers; gate and up in one layer.
+# logits, windows and norms behind the sub-layers; scaled logits, embeddings and residuals; gate and up in one layer.
 BASES = {
     "Qwen2": {"tie_word_embeddings": False, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
     "Qwen3": {"tie_word_embeddings": True},
     "Gemma2": {"sliding_window": 64, "query_pre_attn_scalar": 8, "final_logit_softcapping": 30.0},
+    "Granite": {
+        "tie_word_embeddings": True,
+        "logits_scaling": 0.5,
+        "residual_multiplier": 0.7,
+        "embedding_multiplier": 2.0,
+    },
     "Phi3": {"tie_word_embeddings": False, "sliding_window": None},
 }
 # As Qwen's: a system turn that nobody wrote. A turn ends with a mark that the tokenizer does not call its end.

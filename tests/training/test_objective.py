@@ -2,8 +2,11 @@
 
 import pytest
 import torch
+from tiny_base import tiny_base
 
-from atomlora.training.objective import CandidateHead, answer_nll, silence_loss
+from atomlora.bases import blocks
+from atomlora.errors import BaseModelError
+from atomlora.training.objective import CandidateHead, answer_nll, check_head, silence_loss
 from atomlora.training.trunk import IGNORED, Trunk, late_forward
 
 VOCABULARY = 1300
@@ -82,6 +85,37 @@ def test_softcap_of_the_base_is_kept(head, rows):
     head.softcap = 3.0
     torch.testing.assert_close(head.full_logits(rows.final), 3 * torch.tanh(plain / 3))
     assert float(head.logits(rows.final, head.candidates(rows, everything(rows))).abs().max()) <= 3.0
+
+
+OTHER = {"vocab_size": 60, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "pad_token_id": 0,
+         "num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.3}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("architecture", "config"),
+    [("Granite", {"logits_scaling": 8.0}), ("Cohere", {"logit_scale": 0.0625}), ("Llama", {}),
+     ("Gemma2", {"head_dim": 8, "final_logit_softcapping": 3.0})],
+)  # fmt: skip
+def test_logits_are_scaled_as_the_base_does(architecture, config):
+    base = tiny_base(architecture, {**OTHER, **config})
+    ids = torch.arange(3, 9)[None]
+    hidden = base.model(ids).last_hidden_state
+    torch.testing.assert_close(CandidateHead(base).full_logits(hidden), base(ids).logits)
+    check_head(base)
+
+
+def test_a_base_without_a_last_norm_is_refused():
+    with pytest.raises(BaseModelError, match=r"PhiForCausalLM has no Llama-like blocks.*Phi-3"):
+        blocks(tiny_base("Phi", OTHER))
+
+
+def test_a_head_that_is_not_understood_is_refused():
+    with pytest.raises(BaseModelError, match="PhiForCausalLM makes its logits otherwise"):
+        check_head(tiny_base("Phi", OTHER))  # with a bias
+    multiplied = tiny_base("Granite", {**OTHER, "logits_scaling": 8.0})  # as HyperCLOVA X does by that name
+    multiplied.lm_head.register_forward_hook(lambda _module, _args, y: y * 64)
+    with pytest.raises(BaseModelError, match="Granite"):
+        check_head(multiplied)
 
 
 def test_exact_by_hand(llama, head, rows):

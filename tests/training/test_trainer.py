@@ -132,6 +132,31 @@ def test_what_cannot_be_learnt_is_reported(llama, targets, jobs):
         assert greedy_right(llama, targets, atom.record, job) == list(atom.passed)
 
 
+@pytest.mark.parametrize("value", [float("nan"), 3e38])  # the second overflows on the way
+def test_an_atom_that_diverges_is_reported_and_its_batch_mates_learn(
+    llama, targets, jobs, make_examples, monkeypatch, value
+):
+    bank = bank_of(llama, targets, make_examples)
+    settings = QUICK.model_copy(update={"silence_rows": 1, "max_steps": 12, "pass_probability": 0.99})
+    calm = train(llama, targets, jobs, settings=settings, bank=bank)
+    step = StackedAdapters.step
+
+    def diverge(self, active, *rates):
+        step(self, active, *rates)
+        with torch.no_grad():
+            self.a[0][5] = value  # slots are given from the last
+
+    monkeypatch.setattr(StackedAdapters, "step", diverge)
+    trained = train(llama, targets, jobs, settings=settings, bank=bank)
+    lost = trained.pop(jobs[0].identity)
+    assert (lost.passed, lost.record.any()) == ((False,) * len(jobs[0].examples), False)
+    assert lost.loss == pytest.approx(np.log(1300))
+    assert set(trained) == {job.identity for job in jobs[1:]}
+    for identity, atom in trained.items():
+        assert (atom.passed, atom.steps) == (calm[identity].passed, calm[identity].steps)
+        assert np.isfinite(wide(atom.record)).all()
+
+
 def test_two_answers_to_one_question_fail_by_question(llama, targets, jobs, make_examples):
     one, other = make_examples(2, seed=70, answers=(2, 3))
     job = AtomJob("e" * 64, (one, type(one)(one.prompt, other.answer), one))
