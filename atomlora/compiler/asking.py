@@ -27,9 +27,12 @@ def read_passages(sources: Sequence[Path | str], teller: Teller) -> tuple[list[P
 def read_replacing(
     sources: Sequence[Path | str], store: Path | str, tenant: str | None, allow_empty: bool, teller: Teller
 ) -> tuple[list[Passage], list[SkippedFile]]:
-    """The same of documents that replace those of `tenant` in a store. With `allow_empty` there may be none; the
-    InputError names that option where the store has documents that it would take away."""
+    """The same of documents that replace those of `tenant` in a store. With `allow_empty` there may be none, if no file
+    had to be skipped: one that cannot be read today is not gone. The InputError names that option where the store has
+    documents that it would take away."""
     passages, skipped, reason = _read(sources, teller)
+    if reason and skipped:
+        raise InputError(reason)
     if reason and not allow_empty:
         of = "" if tenant is None else f" of {tenant!r}"
         remedy = f"; to take away those that the store has{of}, add --allow-empty" if _holds(store, tenant) else ""
