@@ -128,6 +128,15 @@ def blocks(model: Any) -> Any:
     return layers
 
 
+def finished_logits(config: Any, logits: Any) -> Any:
+    """Logits (…, vocabulary) of the bare head as a base with this config goes on with them: Granite divides, Cohere
+    multiplies, Gemma 2 caps."""
+    scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+    logits = logits if scale == 1 else logits * scale
+    cap = getattr(config, "final_logit_softcapping", None)
+    return (logits / cap).tanh() * cap if cap else logits
+
+
 def linear_layers(block: Any, name: str = "") -> dict[str, Any]:
     """The linear layers of a block by their path in it; with `name`, those whose path it is or ends."""
     # Quantised layers are no subclasses of nn.Linear everywhere, but all of them carry these two sizes.

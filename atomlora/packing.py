@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from atomlora.bases import finished_logits
+
 
 @dataclass(frozen=True)
 class Tree:
@@ -72,7 +74,7 @@ def target_nll(model: Any, trees: Sequence[Tree]) -> torch.Tensor:
     hidden = model.model(
         input_ids=ids, attention_mask=mask.to(model.dtype), position_ids=positions, use_cache=False
     ).last_hidden_state
-    logits = model.lm_head(hidden.flatten(0, 1)[places]).float()
+    logits = finished_logits(model.config, model.lm_head(hidden.flatten(0, 1)[places])).float()
     return functional.cross_entropy(logits, wanted, reduction="none")
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from atomlora.bases import finished_logits
 from atomlora.errors import BaseModelError
 from atomlora.training.rows import LateRows
 
@@ -49,10 +50,7 @@ class CandidateHead:
     def __init__(self, model: Any) -> None:
         self.model = model
         self.weight: Tensor = model.get_output_embeddings().weight
-        self.softcap: float | None = getattr(model.config, "final_logit_softcapping", None)
-        # Granite divides its logits, Cohere multiplies them
-        scaled = getattr(model.config, "logit_scale", None) or 1.0
-        self.scale: float = scaled / (getattr(model.config, "logits_scaling", None) or 1.0)
+        self.config = model.config
         self.shared = min(SHARED_TOKENS, self.weight.shape[0])
 
     @torch.no_grad()
@@ -89,15 +87,11 @@ class CandidateHead:
         """(B, T, d) -> (B, T, S + C)."""
         shared = hidden @ self.weight[: self.shared].T
         own = torch.bmm(hidden, candidates.head.transpose(1, 2)) + candidates.bias[:, None, :]
-        return self._cap(torch.cat([shared, own], dim=-1))
+        return finished_logits(self.config, torch.cat([shared, own], dim=-1))
 
     def full_logits(self, hidden: Tensor) -> Tensor:
         """Logits (…, vocabulary) of hidden states (…, d)."""
-        return self._cap(hidden @ self.weight.T)
-
-    def _cap(self, logits: Tensor) -> Tensor:
-        logits = logits if self.scale == 1 else logits * self.scale
-        return logits if not self.softcap else torch.tanh(logits / self.softcap) * self.softcap
+        return finished_logits(self.config, hidden @ self.weight.T)
 
     @torch.no_grad()
     def exact(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

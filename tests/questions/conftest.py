@@ -7,7 +7,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import pytest
+from endpoint_replies import QUICK
 from tiny_base import spread_llama
+
+from atomlora.questions.endpoint import KEY_VARIABLE
+from atomlora.questions.remote import EndpointWriter
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -81,3 +85,13 @@ def server():
 def tiny():
     """A random Llama over bytes, its logits spread so that errors show."""
     return spread_llama(layers=3, tie_word_embeddings=True)
+
+
+@pytest.fixture
+def writer(server, monkeypatch):
+    monkeypatch.delenv(KEY_VARIABLE, raising=False)
+
+    def make(settings=QUICK, model="m/1"):
+        return EndpointWriter(f"{server.address}#{model}", settings)
+
+    return make

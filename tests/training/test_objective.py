@@ -1,11 +1,14 @@
 """Losses over candidate tokens agree with the full head where they must."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from tiny_base import tiny_base
 
 from atomlora.bases import blocks
 from atomlora.errors import BaseModelError
+from atomlora.packing import pack_branches, target_nll
 from atomlora.training.objective import CandidateHead, answer_nll, check_head, silence_loss
 from atomlora.training.trunk import IGNORED, Trunk, late_forward
 
@@ -82,7 +85,7 @@ def test_likely_tokens_are_the_full_heads(llama, head, rows):
 
 def test_softcap_of_the_base_is_kept(head, rows):
     plain = head.full_logits(rows.final)
-    head.softcap = 3.0
+    head.config = SimpleNamespace(final_logit_softcapping=3.0)
     torch.testing.assert_close(head.full_logits(rows.final), 3 * torch.tanh(plain / 3))
     assert float(head.logits(rows.final, head.candidates(rows, everything(rows))).abs().max()) <= 3.0
 
@@ -100,8 +103,11 @@ def test_logits_are_scaled_as_the_base_does(architecture, config):
     base = tiny_base(architecture, {**OTHER, **config})
     ids = torch.arange(3, 9)[None]
     hidden = base.model(ids).last_hidden_state
-    torch.testing.assert_close(CandidateHead(base).full_logits(hidden), base(ids).logits)
+    own = base(ids).logits
+    torch.testing.assert_close(CandidateHead(base).full_logits(hidden), own)
     check_head(base)
+    nll = -own[0, 3:5].log_softmax(-1).gather(-1, ids[0, 4:6, None])[:, 0]
+    torch.testing.assert_close(target_nll(base, [pack_branches([3, 4], [([5, 6], [7, 8])])]), nll)
 
 
 def test_a_base_without_a_last_norm_is_refused():
