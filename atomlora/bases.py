@@ -16,10 +16,13 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from atomlora.errors import BaseModelError, UsageError
 from atomlora.quantised import check_loaded, loading, plain_values, quiet, split_name
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 EMBEDDED_BASE = "smollm2-135m-instruct"
 EMBEDDED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
@@ -128,7 +131,7 @@ def blocks(model: Any) -> Any:
     return layers
 
 
-def finished_logits(config: Any, logits: Any) -> Any:
+def finished_logits(config: Any, logits: Tensor) -> Tensor:
     """Logits (…, vocabulary) of the bare head as a base with this config goes on with them: Granite divides, Cohere
     multiplies, Gemma 2 caps."""
     scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
