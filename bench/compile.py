@@ -40,6 +40,7 @@ from atomlora.corpora import SkippedFile, read_corpus, sample_path, split_docume
 from atomlora.prompts import common_prefix
 from atomlora.questions.types import Question
 from atomlora.settings import CompileSettings
+from atomlora.spread import evenly
 from atomlora.training.adapters import FrozenPool
 from atomlora.training.pool import load_or_train_pool, neighbours_and_bank
 from atomlora.training.shape import resolve_targets
@@ -107,8 +108,7 @@ def chosen_drafts(count: int) -> list[Draft]:
     drafts = [d for d in drafts_from(passages) if 8 <= len(d.text.split()) <= 40 and d.type != "code"]
     if count > len(drafts):
         raise SystemExit(f"--atoms {count}: the sample corpus has {len(drafts)} sentences of that size")
-    picked = [drafts[i * len(drafts) // count] for i in range(count)]
-    return [replace(draft, questions=plain_questions(draft)) for draft in picked]
+    return [replace(draft, questions=plain_questions(draft)) for draft in evenly(drafts, count)]
 
 
 def job_of(base: Base, draft: Draft) -> AtomJob:

@@ -37,6 +37,7 @@ from atomlora.interference.off_topic import base_examples, changed, mean_kl, rep
 from atomlora.interference.predict import Predictor
 from atomlora.interference.records import InterferenceRecords
 from atomlora.metrics import mean
+from atomlora.spread import evenly
 from atomlora.store import Store
 from atomlora.training.trunk import Example
 
@@ -174,8 +175,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         lab.mount(atoms, lambda atom: store.weights(atom.id))
     number = {atom.id: n for n, atom in enumerate(atoms)}
     recorded = {(number[a], number[b]) for a, b in records.pairs if a in number and b in number}
-    many = min(arguments.atoms, len(atoms))
-    chosen = [i * len(atoms) // many for i in range(many)]
+    chosen = evenly(range(len(atoms)), arguments.atoms)
     random = np.random.default_rng(0)
     others = {}
     for one in chosen:
@@ -185,7 +185,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     asked = questions_of(atoms, chosen, load_golden(arguments.golden), records.probes)
     alone, pairs = measured(lab, asked, others, recorded)
     result: dict[str, Any] = {
-        "settings": {"atoms": many, "questions": len(asked), "threads": arguments.threads},
+        "settings": {"atoms": len(chosen), "questions": len(asked), "threads": arguments.threads},
         "alone": round(alone, 3),
         "pairs": list(auroc_rows(pairs, scores_of(records, atoms))),
         "prediction_ms_of_8": prediction_ms(records, atoms),

@@ -13,6 +13,7 @@ from beside import beside
 from atomlora.corpora import sample_path
 from atomlora.errors import InputError
 from atomlora.golden import read_jsonl
+from atomlora.spread import evenly
 
 TRAINED_TITLES = 16  # of squad, by the shipped question writer and reader
 COMPLETE = "Complete this sentence: {} ..."
@@ -66,8 +67,8 @@ def squad_set(data: Path | None, work: Path, documents: int | None) -> QuestionS
     lines = [line for _, line in read_jsonl(given(data) / "squad" / "dev_titles.jsonl")]
     unseen = list(dict.fromkeys(line["title"] for line in lines))[TRAINED_TITLES:]
     passages = [line for line in lines if line["title"] in unseen and line["questions"]]
-    if documents is not None and documents < len(passages):
-        passages = [passages[number * len(passages) // documents] for number in range(documents)]
+    if documents is not None:
+        passages = evenly(passages, documents)
     articles = [{name: passage[name] for name in ("id", "title", "text")} for passage in passages]
     golden = [
         {**one, "source": f"passages.jsonl#{passage['id']}"} for passage in passages for one in passage["questions"]

@@ -43,6 +43,7 @@ from atomlora.metrics import bootstrap_interval
 from atomlora.router import GENERAL_QUESTIONS, Router, RouterSettings, fit_calibration, load_embedder
 from atomlora.router.logistic import calibration_error
 from atomlora.runtime.evidence import evidence
+from atomlora.spread import evenly
 
 sets, rivals, scale = beside("router_sets"), beside("router_rivals"), beside("router_scale")
 Ranked, TOP = rivals.Ranked, rivals.TOP
@@ -133,7 +134,7 @@ def measure(found: Any, foreign: Sequence[str], inputs: Any, look: Any) -> dict[
         row = {"system": contender.name, "unit": "passage" if contender.passages else "atom"}
         row |= recalls(found, contender, ranked) | scale.latencies(times) | {"size_bytes": contender.size_bytes}
         if many:
-            inside = [ranked[n * len(ranked) // many].sure for n in range(many)]
+            inside = [one.sure for one in evenly(ranked, many)]
             outside = [contender.rank(question).sure for question in foreign]
             row["refusing"] = refusing(contender, np.array(inside), np.array(outside))
         rows.append(row)

@@ -40,6 +40,7 @@ from atomlora.router.features import PEOPLE_ALPHAS, scope_features
 from atomlora.router.late import open_late
 from atomlora.router.logistic import fit_logistic, probabilities
 from atomlora.router.scores import Candidates, Scorer
+from atomlora.spread import evenly
 
 sets, rivals = beside("router_sets"), beside("router_rivals")
 TITLES = slice(0, 16)
@@ -98,15 +99,15 @@ def asked_of(titles: Titles, atoms: np.ndarray, covered: int, near: int) -> list
     """(which of KINDS, question, the world in which it is asked) of a store of these atoms (bool mask): so many covered
     questions, all general ones, FOREIGN_TITLES about other titles, and `near` of the covered ones as near misses."""
     found, scorer = titles.found, titles.scorer
-    inside = spread([one for one in found.asked if atoms[list(one.atoms)].all()], covered)
-    outside = spread([one for one in found.asked if not atoms[list(one.atoms)].any()], FOREIGN_TITLES)
+    inside = evenly([one for one in found.asked if atoms[list(one.atoms)].all()], covered)
+    outside = evenly([one for one in found.asked if not atoms[list(one.atoms)].any()], FOREIGN_TITLES)
     whole = scorer.world(atoms, atoms)
     asked = [
         *((0, one.question, whole) for one in inside),
         *((1, question, whole) for question in GENERAL_QUESTIONS),
         *((2, one.question, whole) for one in outside),
     ]
-    for passage, some in groupby(spread(inside, near), key=lambda one: one.passages):
+    for passage, some in groupby(evenly(inside, near), key=lambda one: one.passages):
         rest = atoms & ~np.isin(found.passage_of, list(passage))
         asked += [(3, one.question, scorer.world(rest, rest)) for one in some]
     return asked
@@ -148,12 +149,6 @@ def encoded(questions: Sequence[str], embedder: Any) -> tuple[np.ndarray, list[A
         vectors, tokens = encode_questions(embedder, missing)
         _KNOWN.update(zip(missing, zip(vectors, tokens, strict=True), strict=True))
     return np.array([_KNOWN[q][0] for q in questions]), [_KNOWN[q][1] for q in questions]
-
-
-def spread(some: Sequence[Any], many: int) -> list[Any]:
-    """`many` of them, evenly."""
-    many = min(many, len(some))
-    return [some[at * len(some) // many] for at in range(many)]
 
 
 def balanced(kinds: np.ndarray) -> np.ndarray:

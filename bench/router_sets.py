@@ -27,6 +27,7 @@ from atomlora.questions import writer_for
 from atomlora.questions.types import AtomText, Question
 from atomlora.router import Embedder
 from atomlora.runtime.keys import store_documents, store_keys
+from atomlora.spread import evenly
 from atomlora.store import Store
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
@@ -259,8 +260,7 @@ def routing_set(name: str, inputs: Inputs, atoms: list[Atom], golden: Sequence[G
         right = frozenset(at for at in held if any(contains(atoms[at].text, (each,), "any") for each in one.golden))
         if right:
             asked.append(Asked(one.question, right, frozenset(int(passage_of[at]) for at in right)))
-    many = min(inputs.limit, len(asked))
-    asked = [asked[at * len(asked) // many] for at in range(many)]
+    asked = evenly(asked, inputs.limit)
     keys = store_keys(atoms)
     embeddings = embedded([text for _, text in keys], inputs, name)
     return RoutingSet(name, atoms, texts, passage_of, keys, embeddings, store_documents(atoms), asked)

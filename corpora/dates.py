@@ -10,6 +10,8 @@ from datetime import UTC, date, datetime
 from pathlib import PurePosixPath
 from typing import Literal
 
+from atomlora.corpora.german import MONTHS
+
 DateOrigin = Literal["document", "name", "properties", "file"]
 """`document`: front matter, docinfo, a meta tag, or the `date` of a line of jsonl; `name`: title or file name;
 `properties`: what a word processor or PDF writer recorded; `file`: the file's time of modification."""
@@ -17,10 +19,7 @@ DateOrigin = Literal["document", "name", "properties", "file"]
 _MONTH_LIST = "january february march april may june july august september october november december"
 _MONTHS = _MONTH_LIST.split()
 _MONTH = "|".join(f"{name[:3]}(?:{name[3:]})?" if len(name) > 3 else name for name in _MONTHS) + "|sept"
-_GERMAN = {
-    "januar": 1, "februar": 2, "märz": 3, "mai": 5, "juni": 6, "juli": 7, "oktober": 10, "okt": 10, "dezember": 12,
-    "dez": 12,
-}  # fmt: skip
+_GERMAN = {name.lower(): number for name, number in MONTHS.items()} | {"okt": 10, "dez": 12}
 _MONTH = "|".join((*sorted(_GERMAN, key=len, reverse=True), _MONTH))
 _ISO = re.compile(r"(?<!\d)(\d{4})(?:[-/](\d{1,2})(?:[-/](\d{1,2}))?)?(?!\d)")
 _DAY_FIRST = re.compile(rf"(?<!\d)(\d{{1,2}})(?:st|nd|rd|th)?\.?\s+(?:of\s+)?({_MONTH})\.?,?\s+(\d{{4}})(?!\d)", re.I)

@@ -17,8 +17,10 @@ _ENGLISH = re.compile(
     r"\b(?:the|of|and|to|is|are|were|for|on|by|with|at|from|this|that|he|she|you|we|be|as|or|not|has|had)\b",
     re.IGNORECASE,
 )
-_MONTH = re.compile(r"(?:Januar|Jänner|Februar|März|April|Mai|Juni|Juli|August|September|Oktober|November|Dezember)\b")
-_GERMAN_ONLY = re.compile(r"(?:Januar|Jänner|Februar|März|Mai|Juni|Juli|Oktober|Dezember)\b")
+# Months whose names English spells otherwise, and their numbers
+MONTHS = {"Januar": 1, "Februar": 2, "März": 3, "Mai": 5, "Juni": 6, "Juli": 7, "Oktober": 10, "Dezember": 12}
+_GERMAN_ONLY = re.compile(rf"(?:{'|'.join((*MONTHS, 'Jänner'))})\b")
+_MONTH = re.compile(rf"{_GERMAN_ONLY.pattern}|(?:April|August|September|November)\b")
 _DAY = re.compile(r"(?<![\d.,])(?:[12]?\d|3[01])\.$")
 _COUNTED = re.compile(
     r"\b(?:[Dd](?:e[rnms]|ie|as)|[Ii]m|[Aa]m|[Bb]eim|[Vv]om|[Zz]u[mr]|[Ee]ine[mnrs]?|[Jj]ede[mnrs]?)"
